@@ -1,0 +1,49 @@
+# make demo   the main job: three sites train one model under encryption, on real MRI
+# make test   every check and test but the slow ones
+VENV   ?= .venv
+PYTHON ?= python3
+JOB    ?= brain_tissue
+DATA   ?=
+ROUNDS ?=
+BIN    := $(abspath $(VENV))/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all check format protos clean
+
+help: ## Show what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+setup: $(VENV)/.installed ## Make the virtual environment in .venv with everything pinned
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[client,examples,dev]'
+	touch $@
+
+demo: setup ## Run a federation of three sites here: make demo [JOB=hippocampus DATA=folder] [ROUNDS=n]
+	$(BIN)/python examples/run_demo.py --job $(JOB) $(if $(DATA),--data $(DATA)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
+check: setup ## Lint, types, layer rule, generated code
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	PATH="$(BIN):$$PATH" protos/generate.sh build/generated
+	diff -r -x __pycache__ build/generated fedhe/wire/generated
+
+test: check ## All checks, and all tests but the slow ones, with coverage
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-report=xml
+
+test-all: check ## All tests, the slow ones too
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-report=xml
+
+format: setup ## Let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+protos: setup ## Write fedhe/wire/generated from protos/
+	PATH="$(BIN):$$PATH" protos/generate.sh
+
+clean: ## Remove what was built, but not the environment
+	rm -rf build .coverage coverage.xml .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The commands: parse arguments, call the layer below, print, exit."""

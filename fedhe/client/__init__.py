@@ -1,0 +1,1 @@
+"""The agent that runs in a hospital: keys, network, policy."""

@@ -1,0 +1,129 @@
+"""What all jobs of an agent share: who this site is, its keys, its connection, its log and its policy file."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fedhe.client.log_book import LogBook
+from fedhe.client.roster_check import Anchors
+from fedhe.client.session import Session
+from fedhe.client.status import Status
+from fedhe.client.trainer import TrainingProcess
+from fedhe.config.federation import Precision
+from fedhe.config.policy import POLICY_FILE, SitePolicy, load_policy
+from fedhe.he.keys import SecretKey
+from fedhe.he.params import CkksParams
+from fedhe.he.seal_engine import SealEngine
+from fedhe.trust import audit_log
+from fedhe.trust.installation import Installation, store_roster
+from fedhe.trust.roster import Roster
+from fedhe.trust.sealed import GroupKey
+
+ResultT = TypeVar("ResultT")
+
+
+@dataclass
+class Site:
+    """The site's side of the federation, shared by its jobs.
+
+    Attributes:
+        roster: the newest signed list of participants that this site has seen; it only ever gets newer.
+        crypto: one thread, because SEAL's binding holds the interpreter's lock and an engine serves one caller.
+        training: lets one training process run at a time, so that two jobs do not share a GPU's memory.
+    """
+
+    installation: Installation
+    secret_key: SecretKey
+    group_key: GroupKey
+    session: Session
+    log: LogBook
+    status: Status
+    process: TrainingProcess
+    clock: Callable[[], float] = time.time
+    crypto: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "crypto"))
+    training: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _engines: dict[bytes, SealEngine] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """HOME/sites/NAME."""
+        return self.installation.folder
+
+    @property
+    def name(self) -> str:
+        """The site's name."""
+        return self.installation.name
+
+    @property
+    def project(self) -> str:
+        """The project's name."""
+        return self.installation.project
+
+    @property
+    def roster(self) -> Roster:
+        """The newest signed list of participants; it only ever gets newer."""
+        return self.installation.roster
+
+    def anchors(self) -> Anchors:
+        """What trust rests on, now."""
+        return Anchors(self.installation.ca_pem, self.roster, self.group_key, self.clock())
+
+    def policy(self) -> SitePolicy:
+        """The policy file as it is now.
+
+        Raises:
+            ConfigError: it is not well-formed.
+        """
+        return load_policy(self.folder / POLICY_FILE)
+
+    def audit(self, kind: str, **fields: Any) -> None:
+        """Adds a line to the site's audit log.
+
+        Raises:
+            ResourceError: disk full or read-only.
+        """
+        audit_log.append(self.folder / "audit.log", kind, fields, self.clock())
+
+    def params(self, precision: Precision) -> CkksParams:
+        """The project's HE parameters with the job's field widths.
+
+        Raises:
+            CapacityError: the fields do not fit.
+        """
+        return self.installation.params.with_precision(precision.field_bits, precision.statistics_bits)
+
+    def engine(self, params: CkksParams) -> SealEngine:
+        """The engine for these parameters, made once; to be called in the crypto thread."""
+        if params.params_id not in self._engines:
+            self._engines[params.params_id] = SealEngine(params, self.secret_key)
+        return self._engines[params.params_id]
+
+    async def in_crypto_thread(self, work: Callable[[], ResultT]) -> ResultT:
+        """Runs `work` beside the event loop, one after the other."""
+        return await asyncio.get_running_loop().run_in_executor(self.crypto, work)
+
+    def take_roster(self, signed: bytes) -> None:
+        """Takes a newer signed list of participants that the server sent, and keeps it.
+
+        Raises:
+            TrustError: not signed by the project's CA, of another project, or older than the present one.
+            ResourceError: disk full or read-only.
+        """
+        before = self.roster.version
+        self.installation = store_roster(self.installation, signed)
+        if self.roster.version > before:
+            self.status.roster_version = self.roster.version
+            self.audit("roster-taken", version=self.roster.version, sites=list(self.roster.sites))
+            self.log.write("info", f"took version {self.roster.version} of the signed list of participants")
+
+    def check_standing(self) -> None:
+        """Makes sure that this site's own certificate is still good.
+
+        Raises:
+            TrustError: revoked, expired or no longer listed.
+        """
+        self.roster.check(self.installation.identity, self.clock())

@@ -1,0 +1,64 @@
+"""Chunks of one object on this site's disk, so that a cut connection or a killed agent costs one chunk.
+
+An encrypted chunk that left the site is kept until its round is over: sent again, it must be the same bytes, and
+nothing is ever encrypted twice. Each file holds the SHA-256 of its content first, so that a file cut by a power
+failure is noticed and counts as absent.
+"""
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedhe.client.durable import disk_errors, make_folder, write_durably
+
+_DIGEST_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Spool:
+    """A folder with one file for each chunk.
+
+    Attributes:
+        folder: where the files are.
+        sync: whether a chunk must survive a power cut before it is used; uploads need it, downloads do not.
+    """
+
+    folder: Path
+    sync: bool
+
+    def _file(self, index: int) -> Path:
+        return self.folder / f"{index:06d}.chunk"
+
+    def put(self, index: int, data: bytes) -> bytes:
+        """Keeps a chunk; returns its SHA-256.
+
+        Raises:
+            ResourceError: disk full or read-only.
+        """
+        make_folder(self.folder)
+        digest = hashlib.sha256(data).digest()
+        write_durably(self._file(index), digest + data, sync=self.sync)
+        return digest
+
+    def get(self, index: int) -> bytes | None:
+        """The chunk, or None if it is absent or damaged.
+
+        Raises:
+            ResourceError: the disk failed.
+        """
+        path = self._file(index)
+        if not path.exists():
+            return None
+        with disk_errors(path):
+            stored = path.read_bytes()
+        data = stored[_DIGEST_BYTES:]
+        return data if hashlib.sha256(data).digest() == stored[:_DIGEST_BYTES] else None
+
+    def discard(self, index: int) -> None:
+        """Forgets a chunk that turned out to be wrong."""
+        self._file(index).unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Removes everything."""
+        shutil.rmtree(self.folder, ignore_errors=True)

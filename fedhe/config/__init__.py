@@ -1,0 +1,1 @@
+"""YAML and JSON files to validated, frozen models."""

@@ -1,0 +1,1 @@
+"""How updates are encoded, encrypted, summed and decrypted; the only importer of tenseal."""

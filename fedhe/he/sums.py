@@ -1,0 +1,117 @@
+"""Adding up sites' ciphertexts, which needs no key. All that the server knows of encryption is in here.
+
+Sums are exact: limbs are added modulo the primes, so any order of the sites gives the same bytes.
+"""
+
+import threading
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhe.errors import CapacityError, RemoteProtocolError
+from fedhe.he.ciphertext import ChunkHeader, ChunkKind, CiphertextChunk, Expectation, read_chunk, write_chunk
+from fedhe.he.params import CkksParams
+from fedhe.he.residues import add_residues
+from fedhe.he.seal_stream import SealStream
+
+
+class SealExpander:
+    """Expands the seeds of c1 with SEAL's generator, and adds them. A second thread waits. Not across a fork.
+
+    Raises:
+        ConfigError: this build of SEAL differs from what the federation uses.
+    """
+
+    def __init__(self, params: CkksParams) -> None:
+        self.params = params
+        self._stream = SealStream(params)
+        self._lock = threading.Lock()
+
+    def add(self, totals: list[Any], seeds: NDArray[np.uint8]) -> list[Any]:
+        """Adds the expansions of a chunk's seeds to what came before.
+
+        Args:
+            totals: what the last call returned; empty at first.
+            seeds: (count, 64) uint8.
+
+        Returns:
+            count SEAL ciphertexts.
+        """
+        with self._lock:
+            expanded = [self._stream.expand(seed.data) for seed in seeds]
+            if not totals:
+                return expanded
+            for total, addend in zip(totals, expanded, strict=True):
+                self._stream.evaluator.add_inplace(total, addend)
+        return totals
+
+    def read(self, totals: list[Any]) -> NDArray[np.uint32]:
+        """(count, primes, degree) uint32: the sums of the c1."""
+        with self._lock:
+            return np.stack([self._stream.save_ciphertext(total)[1].astype(np.uint32) for total in totals])
+
+
+@lru_cache(maxsize=4)
+def expander_for(params: CkksParams) -> SealExpander:
+    """One expander for each parameter set and process; making one takes milliseconds."""
+    return SealExpander(params)
+
+
+def add_chunks(chunks: Iterable[bytes], params: CkksParams, expect: Expectation) -> bytes:
+    """Adds the chunks of one index, one from each site. Holds one chunk and the sum in memory.
+
+    Args:
+        chunks: seeded chunks in any order; at most `params.max_sites`.
+        params: the job's parameters.
+        expect: what each chunk must say of itself; of kind SEEDED.
+
+    Returns:
+        A full chunk, whose header tells the number of sites. The same bytes for any order.
+
+    Raises:
+        RemoteProtocolError: no chunk at all, or one that is not as expected, has another number of ciphertexts than
+            the first, or the same seed as another site's, as a copied contribution would have.
+        CapacityError: more sites than the parameters can sum.
+        ConfigError: this build of SEAL differs from what the federation uses.
+    """
+    expander = expander_for(params)
+    header: ChunkHeader | None = None
+    total = np.empty(0, dtype=np.uint32)
+    seeded: list[Any] = []
+    seen: set[bytes] = set()
+    sites = 0
+    for data in chunks:
+        chunk = read_chunk(data, expect=replace(expect, kind=ChunkKind.SEEDED), params=params)
+        _refuse_repeated_seeds(chunk, seen)
+        sites += 1
+        if sites > params.max_sites:
+            raise CapacityError(f"expected at most {params.max_sites} sites in a sum, got more")
+        if header is None:
+            header, total = chunk.header, chunk.polynomials[:, 0]
+        elif chunk.header.count != header.count:
+            raise RemoteProtocolError(
+                f"chunk {header.index}: expected {header.count} ciphertexts from every site, got {chunk.header.count}"
+            )
+        else:
+            add_residues(total, chunk.polynomials[:, 0], params.primes)
+        seeded = expander.add(seeded, chunk.seeds)
+    if header is None:
+        raise RemoteProtocolError("expected the chunk of at least one site, got none")
+    polynomials = np.stack([total, expander.read(seeded)], axis=1)
+    header = replace(header, kind=ChunkKind.FULL, sites=sites)
+    return write_chunk(header, np.zeros((0, 0), dtype=np.uint8), polynomials)
+
+
+def _refuse_repeated_seeds(chunk: CiphertextChunk, seen: set[bytes]) -> None:
+    for seed in chunk.seeds:
+        octets = seed.tobytes()
+        if octets in seen:
+            raise RemoteProtocolError(
+                f"chunk {chunk.header.index}: expected a fresh seed in every ciphertext, got one twice",
+                "a contribution was copied or replayed",
+            )
+        seen.add(octets)

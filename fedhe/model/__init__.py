@@ -1,0 +1,1 @@
+"""Names, shapes, types and order of the tensors of a model."""

@@ -1,0 +1,1 @@
+"""Project file to certificate authority, certificates, keys and kits."""

@@ -1,0 +1,1 @@
+"""The pure state machine of jobs and rounds: events in, decisions out."""

@@ -1,0 +1,1 @@
+"""The server: sums ciphertexts and holds no key."""

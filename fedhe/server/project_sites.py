@@ -1,0 +1,175 @@
+"""The sites of the project: on the roster or revoked, enabled or not, and what a change of that means to the jobs."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from fedhe.errors import NotFoundError
+from fedhe.rounds import events
+from fedhe.server import records
+from fedhe.server.log_book import SERVER
+from fedhe.server.parts import Parts
+from fedhe.server.runner import Runner
+from fedhe.server.store import Store
+from fedhe.trust.certificates import SITE
+from fedhe.trust.roster import Roster
+from fedhe.wire import admin
+
+_SETTING = "roster_followed"
+
+
+@dataclass(frozen=True)
+class Followed:
+    """The roster that the jobs have been told of.
+
+    Args:
+        version: an older file is refused at the next start.
+        key_id: hex id of the project's CKKS key; empty before the first.
+        sites: on it.
+    """
+
+    version: int = 0
+    key_id: str = ""
+    sites: tuple[str, ...] = ()
+
+
+def read_followed(store: Store) -> Followed:
+    """What `ProjectSites.follow_roster` stored last."""
+    with store.read() as connection:
+        text = records.setting(connection, _SETTING)
+    if text is None:
+        return Followed()
+    value = json.loads(text)
+    return Followed(value["version"], value["key_id"], tuple(value["sites"]))
+
+
+class ProjectSites:
+    """Changes of roster and of what admins set; lives in the event loop."""
+
+    def __init__(self, parts: Parts, runner: Runner) -> None:
+        self._parts = parts
+        self._runner = runner
+        self._followed = read_followed(parts.store)
+        self._problem: str | None = None
+
+    def listing(self) -> list[admin.Site]:
+        """All sites that the roster names, and those whose certificates were all revoked."""
+        now, roster, presence = self._parts.clock(), self._parts.roster.current, self._parts.presence
+        expires: dict[str, float] = {}
+        for one in roster.participants:
+            if one.role == SITE:
+                expires[one.name] = max(expires.get(one.name, 0.0), one.not_after)
+        others = {one.name for one in roster.participants if one.role != SITE}
+        names = sorted({*expires, *presence.names(), *(one.name for one in roster.revoked)} - others)
+        return [
+            admin.Site(
+                name=name,
+                enabled=presence.site(name).enabled,
+                revoked=name not in expires,
+                online=presence.online(name, now),
+                last_seen=presence.site(name).last_seen,
+                software_version=presence.site(name).software_version,
+                certificate_expires=expires.get(name, 0.0),
+            )
+            for name in names
+        ]
+
+    def enabled(self) -> Mapping[str, bool]:
+        """Whether each site is enabled."""
+        return {name: self._parts.presence.site(name).enabled for name in self._parts.roster.current.sites}
+
+    def check_source(self, source: str) -> None:
+        """Refuses a log source that is neither empty, nor the server, nor a site that is or was known.
+
+        Raises:
+            NotFoundError: it is not.
+        """
+        names = {site.name for site in self.listing()}
+        if source not in {"", SERVER, *names}:
+            raise NotFoundError(f"no log of {source[:80]!r}", f"sources: {', '.join([SERVER, *sorted(names)])}")
+
+    async def set_enabled(self, name: str, enabled: bool, *, by: str) -> None:
+        """Disables a site in all jobs, or enables it again.
+
+        Raises:
+            NotFoundError: the roster has no such site.
+            ResourceError: the disk does not take it.
+        """
+        sites = self._parts.roster.current.sites
+        if name not in sites:
+            raise NotFoundError(f"no site {name[:80]!r} in this project", f"sites: {', '.join(sites)}")
+        now = self._parts.clock()
+        row = self._parts.presence.set_enabled(name, enabled)
+
+        def write() -> None:
+            with self._parts.store.write() as connection:
+                records.put_site(connection, row)
+                kind = "site-enabled" if enabled else "site-disabled"
+                self._parts.audit.decide(connection, now, kind, {"site": name, "by": by})
+
+        try:
+            await asyncio.to_thread(write)
+        except BaseException:
+            self._parts.presence.set_enabled(name, not enabled)
+            raise
+        self._parts.log.write("info", f"site {name} {'enabled' if enabled else 'disabled'} by {by}")
+        if enabled:
+            await self._runner.feed_all(events.SiteBack(name, now))
+        else:
+            await self._runner.feed_all(events.SiteGone(name, f"disabled by {by}", now))
+        self._runner.notify()
+
+    async def update_roster(self, signed: bytes, *, by: str) -> None:
+        """Puts a newer signed roster in force, durably, and has the jobs follow it.
+
+        Raises:
+            TrustError: not signed by the project's CA.
+            StateError: not newer than the one in force, or of another CKKS key while jobs run.
+            ResourceError: the disk does not take it.
+        """
+        roster = await asyncio.to_thread(self._parts.roster.replace, signed)
+        said = {"version": roster.version, "by": by}
+        await asyncio.to_thread(self._parts.audit.note, self._parts.clock(), "roster-taken", said)
+        await self.follow_roster()
+
+    async def follow_roster(self) -> None:
+        """Tells the jobs what a new roster changes; called whenever one may have come.
+
+        Raises:
+            ResourceError: the disk does not take it; calling again goes on.
+        """
+        await asyncio.to_thread(self._parts.roster.refresh)
+        self._tell_problem()
+        roster = self._parts.roster.current
+        if roster.version == self._followed.version:
+            return
+        if self._followed.key_id not in {"", roster.key_id.hex()}:
+            # What sites sealed and encrypted under the old keys, nobody can open any more.
+            await self._runner.feed_all(events.Abort("the project was re-keyed", self._parts.clock()))
+        await self._tell_leavers(roster)
+        for name in sorted(set(roster.sites) - set(self._followed.sites)):
+            if self._parts.presence.site(name).enabled:
+                await self._runner.feed_all(events.SiteBack(name, self._parts.clock()))
+        followed = Followed(roster.version, roster.key_id.hex(), roster.sites)
+        await asyncio.to_thread(self._store, followed)
+        self._followed = followed
+        self._parts.log.write("info", f"roster version {roster.version} is in force")
+        self._runner.notify()
+
+    async def _tell_leavers(self, roster: Roster) -> None:
+        reasons = {one.name: one.reason for one in roster.revoked}
+        for name in sorted(set(self._followed.sites) - set(roster.sites)):
+            why = f"not on the roster any more: {reasons.get(name, 'removed from the project')}"
+            await self._runner.feed_all(events.SiteGone(name, why, self._parts.clock()))
+
+    def _store(self, followed: Followed) -> None:
+        with self._parts.store.write() as connection:
+            records.set_setting(connection, _SETTING, json.dumps(asdict(followed)))
+
+    def _tell_problem(self) -> None:
+        problem = self._parts.roster.problem
+        if problem != self._problem:
+            self._problem = problem
+            if problem is not None:
+                self._parts.log.write("error", f"the new roster file is not believed, the old one stays: {problem}")

@@ -1,0 +1,46 @@
+"""What a server's folder tells without the server: for `fedhe-server status`, running or not."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fedhe.server import records
+from fedhe.server.start import DATABASE_FILE
+from fedhe.server.store import look_into, sqlite_url
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The jobs and sites that are stored; changes nothing.
+
+    Raises:
+        ResourceError: the database cannot be read.
+        StateError: it is of another fedhe.
+    """
+    path = folder / DATABASE_FILE
+    if not path.exists():
+        return {"jobs": [], "sites": []}
+    store = look_into(sqlite_url(path))
+    try:
+        with store.read() as connection:
+            jobs, sites = records.jobs(connection), records.sites(connection)
+    finally:
+        store.close()
+    return {
+        "jobs": [_job(row) for row in jobs],
+        "sites": [{"name": one.name, "enabled": one.enabled, "last_seen": one.last_seen or None} for one in sites],
+    }
+
+
+def _job(row: records.JobRow) -> dict[str, Any]:
+    state = json.loads(row.state)
+    return {
+        "job_id": row.job_id,
+        "name": row.name,
+        "phase": state["phase"],
+        "round": state["round"],
+        "rounds": state["config"]["rounds"],
+        "submitted_by": row.submitted_by,
+        "submitted_at": row.submitted_at,
+        "ended_at": row.ended_at or None,
+        "message": state["message"],
+    }

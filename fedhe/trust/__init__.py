@@ -1,0 +1,1 @@
+"""Certificates, rosters, signatures and what is sealed under the group key."""

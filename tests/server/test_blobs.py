@@ -1,0 +1,130 @@
+"""Chunk files are there completely or not at all."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import threading
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fedhe.errors import RemoteProtocolError, ResourceError, StateError
+from fedhe.server.blobs import BlobStore
+from fedhe.server.durable import TEMPORARY
+
+KEY = "job-1/update/1-1/hospitalA"
+
+
+def sha(data):
+    return hashlib.sha256(data).digest()
+
+
+@pytest.fixture
+def blobs(tmp_path):
+    return BlobStore(tmp_path / "blobs")
+
+
+@given(pieces=st.lists(st.binary(max_size=200), min_size=1, max_size=8), order=st.randoms())
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_chunks_in_any_order_give_the_same_blob_after_a_restart_too(tmp_path, pieces, order):
+    root = tmp_path / "blobs"
+    shutil.rmtree(root, ignore_errors=True)
+    first = BlobStore(root)
+    places = list(range(len(pieces)))
+    order.shuffle(places)
+    for index in places:
+        assert first.put(KEY, index, pieces[index])
+    again = BlobStore(root)
+    again.sweep()
+    assert not again.put(KEY, 0, pieces[0])
+    info = again.describe(KEY, len(pieces))
+    assert info == first.describe(KEY, len(pieces))
+    assert info.digest == sha(b"".join(sha(piece) for piece in pieces))
+    assert [again.get(KEY, index)[0] for index in range(len(pieces))] == pieces
+
+
+def test_other_content_for_a_stored_chunk_is_refused_with_both_digests(blobs):
+    blobs.put(KEY, 3, b"first")
+    with pytest.raises(
+        RemoteProtocolError, match=f"expected .*{sha(b'first').hex()[:16]}.*got .*{sha(b'2nd').hex()[:16]}"
+    ):
+        blobs.put(KEY, 3, b"2nd")
+    assert blobs.get(KEY, 3)[0] == b"first"
+
+
+def test_missing_and_surplus_chunks_are_named(blobs):
+    for index in (0, 2, 5):
+        blobs.put(KEY, index, b"x")
+    with pytest.raises(StateError, match="missing 1, 3, 4"):
+        blobs.describe(KEY, 6)
+    blobs.put(KEY, 1, b"x")
+    with pytest.raises(StateError, match="also stored 5"):
+        blobs.describe(KEY, 3)
+
+
+def test_what_a_crash_left_is_swept(blobs, tmp_path):
+    blobs.put(KEY, 0, b"whole")
+    folder = tmp_path / "blobs" / KEY
+    (folder / f"{TEMPORARY}1-abc").write_bytes(b"half")
+    half_removed = tmp_path / "blobs" / "job-1" / f"{TEMPORARY}abc"
+    half_removed.mkdir()
+    (half_removed / ("00000000-" + sha(b"x").hex())).write_bytes(b"x")
+    again = BlobStore(tmp_path / "blobs")
+    again.sweep()
+    assert sorted(path.name for path in folder.iterdir()) == [f"00000000-{sha(b'whole').hex()}"]
+    assert not half_removed.exists()
+
+
+def test_dropping_takes_everything_below_and_leaves_neighbours(blobs):
+    blobs.put("job-1/sum/1-1", 0, b"a")
+    blobs.put("job-1/sum/1-2", 0, b"b")
+    blobs.put("job-10/sum/1-1", 0, b"c")
+    blobs.drop("job-1")
+    assert not blobs.chunks("job-1/sum/1-1")
+    assert not blobs.chunks("job-1/sum/1-2")
+    assert blobs.get("job-10/sum/1-1", 0)[0] == b"c"
+    blobs.drop("job-1")
+    assert blobs.folders("") == ["job-10"]
+
+
+def test_a_file_whose_bytes_decayed_is_noticed(blobs):
+    blobs.put(KEY, 0, b"good")
+    path, _ = blobs.locate(KEY, 0)
+    path.write_bytes(b"gooD")
+    with pytest.raises(ResourceError, match="expected content with SHA-256"):
+        blobs.get(KEY, 0)
+
+
+@pytest.mark.parametrize("key", ["../x", "/etc", "a//b", "a/../b", "", ".hidden", "a/.b", "a b", "a\0b"])
+def test_keys_cannot_leave_the_folder(blobs, key):
+    with pytest.raises(RemoteProtocolError):
+        blobs.put(key, 0, b"x")
+
+
+def test_many_threads_store_the_same_chunk_once(blobs):
+    stored = []
+    threads = [threading.Thread(target=lambda: stored.append(blobs.put(KEY, 0, b"same"))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(stored) == [False] * 7 + [True]
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half_written(tmp_path):
+    code = (
+        "import resource, sys, pathlib; from fedhe.server.blobs import BlobStore\n"
+        "from fedhe.errors import ResourceError\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "blobs = BlobStore(pathlib.Path(sys.argv[1]))\n"
+        "blobs.put('job/sum/1-1', 0, bytes(1000))\n"
+        "try: blobs.put('job/sum/1-1', 1, bytes(1001))\n"
+        "except ResourceError as error: print(error.message)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "disk is full" in shown
+    assert [name for _, _, names in os.walk(tmp_path) for name in names] == [f"00000000-{sha(bytes(1000)).hex()}"]

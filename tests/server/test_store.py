@@ -1,0 +1,152 @@
+"""The database: migrated, durable, one transaction or nothing."""
+
+import sqlite3
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from fedhe.errors import ResourceError, StateError
+from fedhe.server import records
+from fedhe.server.audit import Audit
+from fedhe.server.store import open_store, schema_version, sqlite_url
+from fedhe.server.tables import metadata
+from fedhe.trust import audit_log
+
+JOB = records.JobRow("job-1", "brain", "lead@x", 5.0, b"d" * 32, "{}", "{}")
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = open_store(sqlite_url(tmp_path / "server.db"))
+    yield store
+    store.close()
+
+
+def test_the_migrations_lead_to_the_tables_that_the_code_uses(store):
+    with store.read() as connection:
+        assert schema_version(connection) is not None
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_commits_wait_for_the_disk(store):
+    with store.read() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+
+
+def test_a_transaction_that_fails_leaves_nothing(store):
+    def fail():
+        with store.write() as connection:
+            records.insert_job(connection, JOB)
+            raise RuntimeError("between")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    with store.read() as connection:
+        assert records.jobs(connection) == []
+
+
+def test_rows_come_back_as_they_went_in_after_reopening(store, tmp_path):
+    site = records.SiteRow("hospitalA", enabled=False, last_seen=3.5, software_version="1")
+    done = records.ObjectRow("job-1", "update", 1, 2, "hospitalA", 3, 300, b"x" * 32, 9.0)
+    with store.write() as connection:
+        records.insert_job(connection, JOB)
+        records.put_site(connection, records.SiteRow("hospitalA"))
+        records.put_site(connection, site)
+        records.put_object(connection, done)
+        records.update_round(connection, "job-1", 1, attempts=1, started_at=2.0)
+        records.update_round(connection, "job-1", 1, sum_bytes=77)
+        records.update_contribution(connection, "job-1", 1, "hospitalA", ready_at=4.0)
+        records.add_bytes(connection, "job-1", 1, "hospitalA", up=5)
+        records.add_bytes(connection, "job-1", 1, "hospitalA", up=6, down=1)
+        records.set_setting(connection, "roster", "3")
+    store.close()
+    again = open_store(sqlite_url(tmp_path / "server.db"))
+    with again.read() as connection:
+        assert records.jobs(connection) == [JOB]
+        assert records.sites(connection) == [site]
+        assert records.objects(connection, "job-1") == [done]
+        assert records.rounds(connection, "job-1") == [records.RoundRow("job-1", 1, 1, 2.0, sum_bytes=77)]
+        (contribution,) = records.contributions(connection, "job-1")
+        assert (contribution.bytes_up, contribution.bytes_down, contribution.ready_at) == (11, 1, 4.0)
+        assert records.setting(connection, "roster") == "3"
+    with again.write() as connection:
+        records.delete_job(connection, "job-1")
+        assert records.objects(connection) == []
+    again.close()
+
+
+def test_a_database_of_a_newer_fedhe_is_refused(store, tmp_path):
+    store.close()
+    with sqlite3.connect(tmp_path / "server.db") as raw:
+        raw.execute("update alembic_version set version_num = 'v9999'")
+    raw.close()
+    with pytest.raises(StateError, match="schema v9999, this fedhe knows schemas up to v"):
+        open_store(sqlite_url(tmp_path / "server.db"))
+
+
+def test_a_damaged_database_is_one_clear_error(tmp_path):
+    (tmp_path / "server.db").write_bytes(b"no database at all" * 100)
+    with pytest.raises(ResourceError, match="database"):
+        open_store(sqlite_url(tmp_path / "server.db"))
+
+
+def test_a_full_disk_fails_the_transaction_and_nothing_else(store):
+    with store.write() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+
+    def fill():
+        with store.write() as connection:
+            connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+            records.set_setting(connection, "big", "x" * 1_000_000)
+
+    with pytest.raises(ResourceError, match="disk is full"):
+        fill()
+    with store.write() as connection:
+        connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
+        assert records.setting(connection, "big") is None
+        records.set_setting(connection, "big", "fits now")
+
+
+def test_a_decision_reaches_the_audit_log_once_however_often_it_is_delivered(store, tmp_path):
+    path = tmp_path / "audit.log"
+    audit = Audit(path, store)
+    with store.write() as connection:
+        audit.decide(connection, 1.0, "job-started", {"job": "job-1", "digest": b"\1\2"})
+    with store.read() as connection:
+        lines = records.undelivered(connection)
+    audit.deliver()
+    # As if the server had died after writing the log and before noting so in the database.
+    with store.write() as connection:
+        sequence, time, kind, fields = lines[0]
+        connection.exec_driver_sql(
+            "insert into audit_outbox (sequence, time, kind, fields) values (?, ?, ?, ?)",
+            (sequence, time, kind, fields),
+        )
+    Audit(path, store).deliver()
+    audit.note(2.0, "job-ended", {})
+    assert [line["kind"] for line in audit_log.read(path)] == ["job-started", "job-ended"]
+    assert next(audit_log.read(path))["fields"] == {"job": "job-1", "digest": "0102", "sequence": 1}
+
+
+def test_a_decision_that_is_rolled_back_is_never_in_the_audit_log(store, tmp_path):
+    audit = Audit(tmp_path / "audit.log", store)
+
+    def fail():
+        with store.write() as connection:
+            audit.decide(connection, 1.0, "never", {})
+            raise RuntimeError("between")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    audit.deliver()
+    assert list(audit_log.read(tmp_path / "audit.log")) == []
+
+
+def test_refusals_of_one_kind_are_noted_once_a_minute(store, tmp_path):
+    audit = Audit(tmp_path / "audit.log", store)
+    for second in range(0, 130, 10):
+        audit.note_refusal(float(second), "site X", "Join", "revoked")
+    audit.note_refusal(5.0, "site Y", "Join", "revoked")
+    assert [line["time"] for line in audit_log.read(tmp_path / "audit.log")] == [0.0, 60.0, 120.0, 5.0]
