@@ -261,22 +261,23 @@ async def test_an_agent_whose_own_certificate_was_revoked_stops_and_says_so(fede
 async def test_a_site_that_the_server_refuses_says_why_and_keeps_trying(federate, monkeypatch):
     monkeypatch.setattr("fedhe.client.session.FIRST_BACKOFF_SECONDS", 0.05)
     async with federate() as (server, agents):
-        refused = []
+        refused = TrustError("expected key id 00, got 11", "install the newest kit")
 
         async def refuse(_site, _request):
-            if len(refused) < 1:
-                refused.append(1)
-                raise TrustError("expected key id 00, got 11", "install the newest kit")
+            raise refused
 
         server.before["Join"] = refuse
         agents.start("A")
-        await server.until(lambda: "the server refuses this site: expected key id 00" in agents.logs["A"].getvalue())
+        await server.until(lambda: server.calls.count(("A", "Join")) > 1)
+        assert "the server refuses this site: expected key id 00" in agents.logs["A"].getvalue()
         status = agents.status("A")
         assert (status["connection"], status["message"]) == (
             "refused",
             "expected key id 00, got 11; install the newest kit",
         )
-        await server.until(lambda: ("A", "Poll") in server.calls, seconds=40)
+        del server.before["Join"]
+        await server.until(lambda: ("A", "Poll") in server.calls)
+        assert agents.status("A")["connection"] == "connected"
 
 
 @pytest.mark.parametrize("job_id", ["../../evil", "", "a/b", "."])
