@@ -43,8 +43,8 @@ def ours() -> dict[str, Callable[[], object]]:
         return engine.encrypt(packed.reshape(-1, PARAMS.poly_modulus_degree), context, 0)
 
     chunks = [encrypt(site) for site in range(SITES)]
-    up = Expectation(ChunkKind.SEEDED, engine.key_id, PARAMS.params_id, context, 0)
-    down = Expectation(ChunkKind.FULL, engine.key_id, PARAMS.params_id, context, 0, sites=SITES)
+    up = Expectation(ChunkKind.UPLOAD, engine.key_id, PARAMS.params_id, context, 0)
+    down = Expectation(ChunkKind.SUM, engine.key_id, PARAMS.params_id, context, 0, sites=SITES)
     total = add_chunks(chunks, PARAMS, up)
 
     def decrypt() -> np.ndarray:

@@ -196,7 +196,7 @@ async def _fetch_sum(work: Work, roster: CheckedRoster, plan: UpdatePlan, params
 
     def decrypt(index: int, data: bytes) -> None:
         expect = ChunkExpectation(
-            kind=ChunkKind.FULL,
+            kind=ChunkKind.SUM,
             key_id=site.secret_key.key_id,
             params_id=params.params_id,
             context=roster.context,

@@ -71,7 +71,7 @@ def sum_chunk(order: SumOrder) -> bytes:
     from fedhe.he.sums import add_chunks  # noqa: PLC0415
 
     params = CkksParams.from_literal(order.params)
-    expect = Expectation(ChunkKind.SEEDED, order.key_id, params.params_id, order.context, order.index)
+    expect = Expectation(ChunkKind.UPLOAD, order.key_id, params.params_id, order.context, order.index)
     try:
         return add_chunks(_read(order.addends), params, expect)
     except RemoteProtocolError as error:

@@ -58,11 +58,11 @@ def test_the_decrypted_sum_is_fixed_point_fedavg_bit_for_bit_and_close_to_float_
         ]
         plain += sum(own.values())
         seeded = Expectation(
-            ChunkKind.SEEDED, engine.key_id, params.params_id, CONTEXT, chunk, plan.ciphertexts_in(chunk)
+            ChunkKind.UPLOAD, engine.key_id, params.params_id, CONTEXT, chunk, plan.ciphertexts_in(chunk)
         )
         summed = add_chunks(sent, params, seeded)
         expect = Expectation(
-            ChunkKind.FULL, engine.key_id, params.params_id, CONTEXT, chunk, plan.ciphertexts_in(chunk), len(samples)
+            ChunkKind.SUM, engine.key_id, params.params_id, CONTEXT, chunk, plan.ciphertexts_in(chunk), len(samples)
         )
         keep_fields(plan, chunk, engine.decrypt(summed, expect), total)
     assert (total == plain).all()

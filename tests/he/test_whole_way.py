@@ -35,9 +35,9 @@ def test_the_decrypted_sum_is_the_sum_of_the_fields_and_close_to_float_fedavg(si
                 return fields
 
             uploads.append(engine.encrypt(encode_chunk(plan, chunk, fields_of), expect.context, chunk))
-        total = add_chunks(uploads, params, expect.seeded(chunk))
+        total = add_chunks(uploads, params, expect.upload(chunk))
         count = plan.ciphertexts_in(chunk)
-        for part, fields in decode_chunk(plan, chunk, engine.decrypt(total, expect.full(sites, chunk, count))):
+        for part, fields in decode_chunk(plan, chunk, engine.decrypt(total, expect.sum(sites, chunk, count))):
             found[part] = fields
     assert np.array_equal(found, plain)
 
