@@ -46,6 +46,8 @@ MAX_CIPHERTEXTS = CkksParams.CIPHERTEXTS_PER_CHUNK
 _HEADER = struct.Struct("<4sBBBBIIHH16s16s32s")
 HEADER_BYTES = _HEADER.size
 MAX_CHUNK_INDEX = (1 << 32) - 1
+MAX_FORWARDED_SEEDS = 32
+"""For how many sites, at most, a sum carries their seeds by default; docs/adr/0009 has the reason."""
 
 
 class ChunkKind(Enum):

@@ -1,4 +1,4 @@
-"""Key streams from OpenSSL (AES-256 in counter mode): a chunk's c1 from its public seed, and its secret errors.
+"""Key streams from OpenSSL (AES-256 in counter mode): a chunk's c1 from its public seed, its errors, its rounding.
 
 c1. The seed is an AES key. The stream from counter 0, read as little-endian 32-bit words, has one word for each residue
 of the chunk (ciphertext, prime, coefficient in SEAL's NTT order) and then a reserve. A residue is its word's lowest b
@@ -71,6 +71,11 @@ def expand_seeds(seeds: NDArray[np.uint8], count: int, params: CkksParams) -> ND
     for seed in seeds[1:]:
         add_residues(total, expand_seed(seed.tobytes(), count, params), params.primes)
     return total
+
+
+def public_words(key: bytes, count: int) -> NDArray[np.uint32]:
+    """(count,) uint32 from the stream of a 32-byte key that is no secret, as stochastic rounding needs them."""
+    return _stream(key, 4 * count).view(np.uint32)
 
 
 def fresh_errors(count: int, params: CkksParams) -> NDArray[np.int8]:

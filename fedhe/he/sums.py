@@ -13,14 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhe.errors import CapacityError, RemoteProtocolError
-from fedhe.he.ciphertext import C1Form, ChunkHeader, ChunkKind, CiphertextChunk, Expectation, read_chunk, write_chunk
+from fedhe.he.ciphertext import (
+    MAX_FORWARDED_SEEDS,
+    C1Form,
+    ChunkHeader,
+    ChunkKind,
+    CiphertextChunk,
+    Expectation,
+    read_chunk,
+    write_chunk,
+)
 from fedhe.he.params import CkksParams
 from fedhe.he.residues import add_residues
 from fedhe.he.seal_stream import SealStream
 from fedhe.he.streams import AES_SEED_BYTES, expand_seeds
-
-MAX_FORWARDED_SEEDS = 32
-"""docs/adr/0009: above, expanding them costs every site more time than the bytes cost on a link of 1 Gbit/s."""
 
 
 class SealExpander:

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from fedhe.config.document import FrozenModel
-from fedhe.config.project import HeSection
+from fedhe.config.project import EngineName, HeSection
 from fedhe.errors import StateError, TrustError
 from fedhe.trust.private_files import check_private, file_error, make_private_folder, read_private, write_private
 
@@ -73,7 +73,7 @@ class State(FrozenModel):
     host: str
     port: int
     he: HeSection
-    engine: str
+    engine: EngineName
     min_sites: int
     ca_pem: bytes
     ca_key_pem: bytes = Field(repr=False)

@@ -20,6 +20,7 @@ from grpc import aio
 from fedhe import __version__
 from fedhe.config.federation import FederationConfig
 from fedhe.errors import ConfigError, FedheError, ResourceError
+from fedhe.he.ciphertext import MAX_FORWARDED_SEEDS
 from fedhe.server import records
 from fedhe.server.access import Gate
 from fedhe.server.admin_service import AdminService
@@ -92,7 +93,13 @@ def parse_address(text: str) -> Address:
     return Address(host, int(port))
 
 
-def serve(folder: Path, *, listen: str | None = None, json_logs: bool = False) -> Ended:
+def serve(
+    folder: Path,
+    *,
+    listen: str | None = None,
+    json_logs: bool = False,
+    max_forwarded: int = MAX_FORWARDED_SEEDS,
+) -> Ended:
     """Runs the server of a folder until SIGTERM, SIGINT or an admin's `shutdown`.
 
     Prints `fedhe-server ready on ADDR:PORT` to standard output once sites can connect.
@@ -101,6 +108,7 @@ def serve(folder: Path, *, listen: str | None = None, json_logs: bool = False) -
         folder: HOME/server.
         listen: `ADDR:PORT`; by default all addresses and the port of the project file.
         json_logs: log JSON lines.
+        max_forwarded: for how many sites, at most, a sum carries their seeds (he/sums.py).
 
     Raises:
         TrustError: the kit is not to be trusted, has expired, or a key that decrypts is in the folder.
@@ -115,7 +123,7 @@ def serve(folder: Path, *, listen: str | None = None, json_logs: bool = False) -
     holder = Holder(os.getpid(), "", time.time(), __version__)
     lock = LockFile.acquire(folder / LOCK_FILE, holder)
     try:
-        with _parts(installation, json_logs=json_logs) as (parts, jobs):
+        with _parts(installation, json_logs=json_logs, max_forwarded=max_forwarded) as (parts, jobs):
 
             def ready(listening: Address) -> None:
                 lock.describe(replace(holder, address=str(listening)))
@@ -128,7 +136,7 @@ def serve(folder: Path, *, listen: str | None = None, json_logs: bool = False) -
 
 
 @contextmanager
-def _parts(installation: Installation, *, json_logs: bool) -> Iterator[tuple[Parts, list[Job]]]:
+def _parts(installation: Installation, *, json_logs: bool, max_forwarded: int) -> Iterator[tuple[Parts, list[Job]]]:
     folder = installation.folder
     try:
         book = LogBook(folder / LOGS_FOLDER)
@@ -157,6 +165,7 @@ def _parts(installation: Installation, *, json_logs: bool) -> Iterator[tuple[Par
             roster=roster,
             book=book,
             log=ServerLog(book, as_json=json_logs),
+            max_forwarded=max_forwarded,
             started_at=time.time(),
         )
         yield parts, jobs

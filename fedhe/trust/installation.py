@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import Field
 
 from fedhe.config.document import FrozenModel, parse_document, validate
-from fedhe.config.project import HeSection
+from fedhe.config.project import EngineName, HeSection
 from fedhe.errors import ConfigError, NotFoundError, TrustError
 from fedhe.he.params import CkksParams, CkksParamsLiteral
 from fedhe.trust.certificates import ADMIN_LEAD, SERVER, Identity, load_certificate, verify_certificate
@@ -58,7 +58,7 @@ class KitDocument(FrozenModel):
     host: str
     port: int = Field(ge=1, le=65535)
     he: HeSection
-    engine: str
+    engine: EngineName
     key_id: str | None = Field(None, pattern="^[0-9a-f]{32}$")
 
 
@@ -73,6 +73,7 @@ class Installation:
         private_key_pem: secret; in no `repr`.
         roster: the newest signed roster that is stored here.
         key_id: id of the project's CKKS key, 16 bytes.
+        engine: what encrypts at a site.
         holds_key: whether the kit has the project's keys.
     """
 
@@ -90,6 +91,7 @@ class Installation:
     roster: Roster
     key_id: bytes
     he: CkksParamsLiteral
+    engine: EngineName
     holds_key: bool
     identity: Identity
 
@@ -182,6 +184,7 @@ def read_kit_folder(kit: Path, folder: Path, *, role_prefix: RolePrefix, now: fl
         roster=roster,
         key_id=_key_id(document, roster, identity, holds_key=holds_key),
         he=document.he.to_literal(),
+        engine=document.engine,
         holds_key=holds_key,
         identity=identity,
     )
