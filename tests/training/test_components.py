@@ -38,6 +38,9 @@ BAD = [
     ("validate.metrics", [{"name": "MeanDice", "disabled": True}], "all metrics are disabled", None),
     ("train.dataloader.args", {"batch_size": 8, "drop_last": True}, "4 items make no whole batch", "lower batch_size"),
     ("train.model.weights", "resources/none.pt", "none.pt", None),
+    ("train.pre_transforms.0.args.reader", "os.system", "expected the name of a MONAI class, got 'os.system'", "for a"),
+    ("train.pre_transforms.0.args.reader", ["NibabelReader", "os.system"], "got 'os.system'", "for a class of your"),
+    ("validate.inferer", {"name": "PatchInferer", "args": {"merger_cls": "os.system"}}, "got 'os.system'", "for a"),
 ]  # fmt: skip
 
 
