@@ -138,7 +138,7 @@ class Builder:
             return target(**args)
         except FedheError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             traceback.print_exc()
             raise TrainingError(f"{self.mmar.place(key)}: {label}: {said(error)}") from error
 

@@ -99,6 +99,8 @@ def test_own_code_is_found_where_clara_keeps_it_and_beside_the_config(make_job, 
         ("BYOC.net.Net", "import nowhere", "ModuleNotFoundError: No module named 'nowhere' (BYOC/net.py:1)", None),
         ("BYOC.net.Net", "x = 1\nclass Net(:\n", "SyntaxError", None),
         ("BYOC.net.Net", "\n\nraise ValueError('bad day')", "ValueError: bad day (BYOC/net.py:3)", None),
+        ("BYOC.net.Net", "import sys\nsys.exit(0)", "SystemExit: 0 (BYOC/net.py:2)", None),
+        ("BYOC.net.broken", GOOD_NET.replace("raise LookupError", "raise SystemExit"), "SystemExit: no such", None),
         ("torch.nn.Conv3d", GOOD_NET, "no module 'torch.nn' in the job's folder", "'path' is for the job's own code"),
         ("os.system", GOOD_NET, "no module 'os' in the job's folder", None),
     ],
@@ -127,10 +129,11 @@ def test_a_second_job_in_the_process_gets_its_own_code(make_job, config, perform
     assert (first.layout[0].name, second.layout[0].name) == ("layer.weight", "other.weight")
 
 
-def test_own_code_that_fails_in_training_is_named_with_its_line(make_job, config, perform):
-    code = GOOD_NET.replace("return self.layer(x)", "raise ZeroDivisionError('oh')")
+@pytest.mark.parametrize("error", ["ZeroDivisionError", "SystemExit"])
+def test_own_code_that_fails_in_training_is_named_with_its_line(make_job, config, perform, error):
+    code = GOOD_NET.replace("return self.layer(x)", f"raise {error}('oh')")
     config["train"]["model"] = {"path": "BYOC.net.Net"}
-    with pytest.raises(TrainingError, match=r"train: ZeroDivisionError: oh \(BYOC/net.py:10\)"):
+    with pytest.raises(TrainingError, match=rf"train: {error}: oh \(BYOC/net.py:10\)"):
         perform("train", make_job(config, code={"BYOC/net.py": code}), round=1, validate_first=False)
 
 
