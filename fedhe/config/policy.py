@@ -128,7 +128,8 @@ gpus: auto
 # other sites in notes that the server cannot open.
 share_metrics: false
 
-# Whether log lines about a job are sent to the server, for admins to read.
+# Whether log lines about a job are sent to the server, for admins to read; of a training that failed the traceback,
+# and with share_metrics what it printed before.
 share_logs: true
 
 # Keep what was sent and received in each round under jobs/JOB/record, in plaintext, for this site's own checks.
