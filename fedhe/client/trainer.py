@@ -131,6 +131,8 @@ def bare_environment(environment: Mapping[str, str], policy: SitePolicy, work: P
     """The few variables that job code may see; nothing else of the agent's environment is passed on."""
     bare = {name: environment[name] for name in _PASSED_ON if name in environment}
     bare |= {"HOME": str(work), "TMPDIR": str(work), "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    # No module is imported from the work folder, into which job code writes, or from below it as HOME.
+    bare |= {"PYTHONSAFEPATH": "1", "PYTHONNOUSERSITE": "1"}
     match policy.gpus:
         case "none":
             bare["CUDA_VISIBLE_DEVICES"] = ""

@@ -106,6 +106,16 @@ async def test_the_traceback_of_a_failing_process_is_told_apart_from_what_it_pri
     assert "0.87" not in caught.value.message
 
 
+async def test_a_module_that_an_earlier_task_left_in_its_folder_is_never_imported(run, tmp_path):
+    (tmp_path / "work").mkdir()
+    for name in ("ctypes", "hashlib"):
+        (tmp_path / "work" / f"{name}.py").write_text("raise SystemExit(77)")
+    await run()
+    strict = script(tmp_path, "import sys\nsys.exit(not (sys.flags.safe_path and sys.flags.no_user_site))")
+    with pytest.raises(TrainingError, match="no valid result"):
+        await run(process=strict)
+
+
 async def test_a_killed_process_may_be_tried_again(run, tmp_path):
     with pytest.raises(TrainingFailedError, match="SIGKILL, perhaps out of memory") as caught:
         await run(KILLED_ONCE=str(tmp_path / "flag"))
