@@ -13,7 +13,8 @@ MIN_SITES_FLOOR = 2  # a sum over one site is that site's update
 MAX_ENVIRONMENT_ENTRIES = 256
 
 Gpu = Annotated[int, Field(ge=0, le=1023)]
-EnvironmentValue = str | int | float | bool
+EnvironmentScalar = str | int | float | bool
+EnvironmentValue = EnvironmentScalar | list[EnvironmentScalar]
 
 
 class SitePolicy(FrozenModel):
