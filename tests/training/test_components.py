@@ -249,6 +249,14 @@ def test_data_that_is_not_there_is_one_line(make_job, config, perform, environme
     assert (caught.value.hint or "").startswith(hint or "")
 
 
+def test_own_code_that_finds_no_cases_is_told_apart_from_too_many_parts(make_job, config, perform):
+    config["train"]["dataset"] = {"name": "Dataset", "data_list": {"path": "own.none"}}
+    job = make_job(config, code={"own.py": "def none():\n    return []\n"})
+    with pytest.raises(TrainingError, match=r"train.dataset.data_list: own.none found no cases at this site") as caught:
+        perform("train", job, round=1, validate_first=False)
+    assert "set data_root in the site's policy.yml" in caught.value.hint
+
+
 def test_parts_and_folds_share_out_every_case_once(make_job, config, perform, data_root):
     from fedhe.config.mmar import load_mmar
     from fedhe.config.mmar_schema import DataList, Part, Split
