@@ -19,6 +19,7 @@ from fedhe.server.job_view import detail_message, job_message, rounds_message
 from fedhe.server.jobs import Job, ObjectKey
 from fedhe.server.log_book import MAX_LAST_LINES, LogEntry
 from fedhe.server.memory import peak_rss_bytes
+from fedhe.server.one_line import one_line
 from fedhe.server.parts import Parts
 from fedhe.server.places import JOB
 from fedhe.server.project_sites import ProjectSites
@@ -28,7 +29,6 @@ from fedhe.server.submission import check_signature, make_job
 from fedhe.server.transfers import Transfers
 from fedhe.wire import AdminServicer, admin, federation
 from fedhe.wire.chunking import split
-from fedhe.wire.limits import MAX_TEXT_CHARACTERS
 from fedhe.wire.messages import SignedJob, check_job_id, write_signed_job
 
 WATCH_PAUSE_SECONDS = 0.2
@@ -176,8 +176,7 @@ class AdminService(AdminServicer):
         phase = self._runner.job(request.job_id).state.phase
         if phase in {Phase.FINISHED, Phase.FAILED}:
             raise StateError(f"job {request.job_id} is {phase} already", "there is nothing to abort")
-        reason = "".join(one if one.isprintable() else " " for one in request.reason[:MAX_TEXT_CHARACTERS]).strip()
-        who = caller().name
+        reason, who = one_line(request.reason).strip(), caller().name
         also = self._decided("job-abort-asked", {"job": request.job_id, "by": who, "reason": reason})
         event = events.Abort(f"{reason or 'no reason given'} (by {who})", self._parts.clock())
         await self._runner.feed(request.job_id, event, also)
