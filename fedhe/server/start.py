@@ -291,7 +291,7 @@ async def _save_presence(parts: Parts) -> None:
     def write() -> None:
         with parts.store.write() as connection:
             for row in rows:
-                records.put_site(connection, row)
+                records.put_seen(connection, row)
 
     try:
         if rows:
