@@ -28,11 +28,13 @@ class Followed:
         version: an older file is refused at the next start.
         key_id: hex id of the project's CKKS key; empty before the first.
         sites: on it.
+        known: sites of this and all earlier ones; a revocation alone does not say whether it is a site's.
     """
 
     version: int = 0
     key_id: str = ""
     sites: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
 
 
 def read_followed(store: Store) -> Followed:
@@ -42,7 +44,8 @@ def read_followed(store: Store) -> Followed:
     if text is None:
         return Followed()
     value = json.loads(text)
-    return Followed(value["version"], value["key_id"], tuple(value["sites"]))
+    sites = tuple(value["sites"])
+    return Followed(value["version"], value["key_id"], sites, tuple(value.get("known", sites)))
 
 
 class ProjectSites:
@@ -55,14 +58,14 @@ class ProjectSites:
         self._problem: str | None = None
 
     def listing(self) -> list[admin.Site]:
-        """All sites that the roster names, and those whose certificates were all revoked."""
+        """All sites that the roster names, and those that an earlier one named."""
         now, roster, presence = self._parts.clock(), self._parts.roster.current, self._parts.presence
         expires: dict[str, float] = {}
         for one in roster.participants:
             if one.role == SITE:
                 expires[one.name] = max(expires.get(one.name, 0.0), one.not_after)
         others = {one.name for one in roster.participants if one.role != SITE}
-        names = sorted({*expires, *presence.names(), *(one.name for one in roster.revoked)} - others)
+        names = sorted({*expires, *presence.names(), *self._followed.known} - others)
         return [
             admin.Site(
                 name=name,
@@ -153,7 +156,8 @@ class ProjectSites:
         for name in sorted(set(roster.sites) - set(self._followed.sites)):
             if self._parts.presence.site(name).enabled:
                 await self._runner.feed_all(events.SiteBack(name, self._parts.clock()))
-        followed = Followed(roster.version, roster.key_id.hex(), roster.sites)
+        known = tuple(sorted({*self._followed.known, *roster.sites}))
+        followed = Followed(roster.version, roster.key_id.hex(), roster.sites, known)
         await asyncio.to_thread(self._store, followed)
         self._followed = followed
         self._parts.log.write("info", f"roster version {roster.version} is in force")

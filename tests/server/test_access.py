@@ -217,6 +217,25 @@ def test_a_revoked_site_is_out_at_its_next_call_and_the_round_goes_on_without_it
     assert listed == {"hospitalA": False, "hospitalB": False, "hospitalC": True}
 
 
+def test_an_admin_who_left_is_no_revoked_site_and_one_with_a_new_kit_is_not_revoked(world, make_project, tmp_path):
+    project = make_project(sites=("hospitalA", "hospitalB"))
+    signed = world.provisioned.change(project.model_copy(update={"admins": project.admins[:1]}))
+    world.lead.call(world.lead.admin.UpdateRoster, admin.UpdateRosterRequest(roster=signed))
+    world.server.restart()
+    signed = world.provisioned.change(
+        project.model_copy(update={"admins": project.admins[:1]}), wishes=Wishes(replace=["hospitalA"])
+    )
+    (tmp_path / "roster.signed").write_bytes(signed)
+    told = world.server.command("update-roster", str(tmp_path / "roster.signed")).stdout
+    assert told.endswith("sites: hospitalA, hospitalB; revoked: eve@x, hospitalC\n")
+    sites = world.lead.call(world.lead.admin.ListSites, admin.ListSitesRequest()).sites
+    assert [(site.name, site.revoked) for site in sites] == [
+        ("hospitalA", False),
+        ("hospitalB", False),
+        ("hospitalC", True),
+    ]
+
+
 def test_a_revoked_admin_loses_a_stream_that_is_under_way(world, make_project):
     job = world.submit(rounds=1)
     stream = world.observer.admin.WatchJob(admin.JobRef(job_id=job), timeout=60)
