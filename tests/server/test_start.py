@@ -7,11 +7,14 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fedhe.server.lock_file import Holder, LockFile, running
+from fedhe.server.start import _default_address
+from fedhe.trust.installation import load_installation
 
 NEVER = (
     "torch",
@@ -106,6 +109,27 @@ def test_a_port_that_is_in_use(idle_server):
         other.listen()
         address = f"127.0.0.1:{other.getsockname()[1]}"
         refuses(idle_server, 7, f"cannot listen on {address}: Address already in use", "--listen", address)
+
+
+def test_an_address_of_another_computer(idle_server):
+    hint = "name an address of this computer and a port that you may use with --listen ADDR:PORT"
+    refuses(
+        idle_server,
+        7,
+        f"cannot listen on 192.0.2.1:0: Cannot assign requested address; {hint}",
+        "--listen",
+        "192.0.2.1:0",
+    )
+
+
+def test_a_server_that_sites_reach_by_ipv6_listens_there(provisioned):
+    installation = load_installation(provisioned.home / "server", role_prefix="server", now=time.time())
+    for host, listens in (
+        ("2001:db8::1", "[::]:8443"),
+        ("192.0.2.1", "0.0.0.0:8443"),
+        ("fl.example.org", "0.0.0.0:8443"),
+    ):
+        assert str(_default_address(replace(installation, server_host=host))) == listens
 
 
 @pytest.mark.parametrize("address", ["8443", "localhost:", ":8443", "host:99999", "host:port"])
