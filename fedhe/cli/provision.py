@@ -156,10 +156,7 @@ def _write_example(path: Path) -> None:
             f"{path}: is there already; nothing was written", "name another file: fedhe-provision --init FILE"
         )
     text = files("fedhe.provisioning").joinpath("example.yml").read_bytes()
-    try:
-        path.write_bytes(text)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}", "check the path") from error
+    write_private(path, text)
     typer.echo(f"wrote {path}; edit it, then run: fedhe-provision {path}")
 
 

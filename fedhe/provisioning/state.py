@@ -12,10 +12,10 @@ from pydantic import ConfigDict, Field, ValidationError
 from fedhe.config.document import FrozenModel
 from fedhe.config.project import HeSection
 from fedhe.errors import StateError, TrustError
+from fedhe.trust.installation import COORDINATOR_STATE_FILE
 from fedhe.trust.private_files import check_private, file_error, make_private_folder, read_private, write_private
 
 PRIVATE_FOLDER = "private"
-STATE_FILE = "state.json"
 LOCK_FILE = "lock"
 KITS_FOLDER = "kits"
 ROSTER_FILE = "roster.signed"
@@ -95,7 +95,7 @@ def load_state(out: Path) -> State | None:
     Raises:
         TrustError: others could read it, or it was altered.
     """
-    path = out / PRIVATE_FOLDER / STATE_FILE
+    path = out / PRIVATE_FOLDER / COORDINATOR_STATE_FILE
     if not path.exists():
         return None
     check_private(path.parent)
@@ -116,7 +116,7 @@ def save_state(out: Path, state: State) -> None:
     Raises:
         ResourceError: the disk does not take it; the old state is untouched.
     """
-    write_private(out / PRIVATE_FOLDER / STATE_FILE, state.model_dump_json(indent=1).encode())
+    write_private(out / PRIVATE_FOLDER / COORDINATOR_STATE_FILE, state.model_dump_json(indent=1).encode())
 
 
 @contextmanager

@@ -113,6 +113,15 @@ def test_rekeying_makes_new_keys_and_leaves_the_servers_kit(coordinator):
     assert coordinator.kit("server").read_bytes() == server
 
 
+def test_a_roster_that_nobody_could_read_is_not_signed(coordinator, monkeypatch):
+    coordinator.run()
+    before = {path: path.read_bytes() for path in coordinator.out.rglob("*") if path.is_file()}
+    monkeypatch.setattr(carrying, "MAX_REVOCATIONS", 3)
+    arguments = (coordinator.file, "--out", coordinator.out, "--yes", "--rekey")
+    one_line(coordinator.raw(*arguments), 6, "at most 2000 certificates and 3 revoked ones, got 6 and 4", "--out DIR")
+    assert {path: path.read_bytes() for path in coordinator.out.rglob("*") if path.is_file()} == before
+
+
 def test_plan_shows_and_does_nothing(coordinator):
     coordinator.write()
     code, out, _ = coordinator.raw(coordinator.file, "--out", coordinator.out, "--plan")
