@@ -33,7 +33,7 @@ from fedhe.trust.private_files import make_private_folder, read_private, write_p
 MAX_PASSPHRASES_BYTES = 1024 * 1024
 DEFAULT_PROJECT_FILE = Path("project.yml")
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_show_locals=False)
 
 
 def main() -> None:

@@ -103,8 +103,15 @@ class FederationService(FederationServicer):
         ends = loop.time() + min(max(wait, 0.0), MAX_POLL_SECONDS)
         while True:
             mark = self._runner.changes.mark
-            instructions = self._instructions(site, named)
             roster = self._newer_roster(request.roster_version)
+            try:
+                self._parts.roster.current.check(caller(), self._parts.clock())
+            except TrustError:
+                if not roster:
+                    raise
+                # Revoked while it waited: the roster tells it so, and nothing else is for it any more.
+                return federation.PollReply(roster=roster)
+            instructions = self._instructions(site, named)
             news = {one.job_id: one.id for one in instructions} != {name: p.working_on for name, p in named.items()}
             if news or roster or self._closing or loop.time() >= ends:
                 self._parts.presence.seen(site, self._parts.clock())

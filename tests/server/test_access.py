@@ -217,6 +217,23 @@ def test_a_revoked_site_is_out_at_its_next_call_and_the_round_goes_on_without_it
     assert listed == {"hospitalA": False, "hospitalB": False, "hospitalC": True}
 
 
+@pytest.mark.parametrize("knows", [1, 10**6])
+def test_a_site_that_is_revoked_while_it_polls_gets_no_more_instructions(world, make_project, knows):
+    job = world.submit(rounds=1)
+    world.run(job, {"upload"})
+    site = world.sites[0]
+    told = site.instruction(job).id
+    request = site.request(job, wait=30.0, working_on=told, roster_version=knows)
+    pending = site.federation.Poll.future(request, timeout=60, wait_for_ready=True)
+    time.sleep(0.3)
+    signed = world.provisioned.change(make_project(), wishes=Wishes(replace=["hospitalA"]))
+    world.lead.call(world.lead.admin.UpdateRoster, admin.UpdateRosterRequest(roster=signed))
+    if knows == 1:
+        assert pending.result() == federation.PollReply(roster=signed)
+    else:
+        assert pending.exception().code() is grpc.StatusCode.PERMISSION_DENIED
+
+
 def test_an_admin_who_left_is_no_revoked_site_and_one_with_a_new_kit_is_not_revoked(world, make_project, tmp_path):
     project = make_project(sites=("hospitalA", "hospitalB"))
     signed = world.provisioned.change(project.model_copy(update={"admins": project.admins[:1]}))
