@@ -129,6 +129,7 @@ def provision(
     if plan_only:
         _show_plan(reconcile(project, load_state(folder), wishes, time.time()), folder, as_json=as_json)
         return
+    load_state(folder)  # what is wrong with it is said before anything is made in the folder
     with locked(folder):
         if passphrases is not None:  # before any kit is made that only a passphrase opens
             make_private_folder(passphrases.parent)

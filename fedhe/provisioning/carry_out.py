@@ -27,7 +27,15 @@ from fedhe.provisioning.state import (
 from fedhe.trust import installation as kit_files
 from fedhe.trust.certificates import SERVER
 from fedhe.trust.private_files import file_error, fsync_folder, make_private_folder, write_private
-from fedhe.trust.roster import MAX_PARTICIPANTS, MAX_REVOCATIONS, Participant, Revocation, Roster, sign_roster
+from fedhe.trust.roster import (
+    MAX_PARTICIPANTS,
+    MAX_REVOCATIONS,
+    MAX_ROSTER_BYTES,
+    Participant,
+    Revocation,
+    Roster,
+    sign_roster,
+)
 from fedhe.trust.sealed import GroupKey
 from fedhe.trust.signatures import parse_private_key
 
@@ -181,13 +189,16 @@ def _sign(state: State, authority: Issued, now: float) -> State:
         ),
         revoked=tuple(Revocation(r.name, r.serial, r.when, r.reason) for r in state.revoked),
     )
-    if len(roster.participants) > MAX_PARTICIPANTS or len(roster.revoked) > MAX_REVOCATIONS:
+    signed = sign_roster(roster, parse_private_key(authority.key_pem, "key of the authority"))
+    sizes = (len(roster.participants), len(roster.revoked), len(signed))
+    if any(
+        size > most for size, most in zip(sizes, (MAX_PARTICIPANTS, MAX_REVOCATIONS, MAX_ROSTER_BYTES), strict=True)
+    ):
         raise StateError(
-            f"roster: expected at most {MAX_PARTICIPANTS} certificates and {MAX_REVOCATIONS} revoked ones, "
-            f"got {len(roster.participants)} and {len(roster.revoked)}",
+            f"roster: expected at most {MAX_PARTICIPANTS} certificates, {MAX_REVOCATIONS} revoked ones and "
+            f"{MAX_ROSTER_BYTES} bytes, got {sizes[0]}, {sizes[1]} and {sizes[2]}",
             "nobody could read it; begin a new federation in an empty folder (--out DIR)",
         )
-    signed = sign_roster(roster, parse_private_key(authority.key_pem, "key of the authority"))
     return state.model_copy(update={"roster_version": roster.version, "signed_roster": signed})
 
 
