@@ -208,7 +208,7 @@ async def _serve(
         await sites.follow_roster()
         await server.start()
         if not await health.listen(installation.folder):
-            parts.log.write("warning", "the path of --home is too long for fedhe-server health to work")
+            parts.log.write("warning", f"{installation.folder} takes no socket, so fedhe-server health will not work")
         await health.set_serving(True)
         _say_started(parts, replace(address, port=port), installation.identity.not_after)
         ready(replace(address, port=port))

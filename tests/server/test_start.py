@@ -183,6 +183,15 @@ def test_status_and_stop_of_a_server_on_this_machine(world):
     assert "v9999" in server.command("status", check=False).stderr
 
 
+def test_a_folder_that_takes_no_socket_costs_the_health_command_and_not_the_server(idle_server):
+    (idle_server.folder / "health.sock" / "in the way").mkdir(parents=True)
+    idle_server.start()
+    assert "takes no socket, so fedhe-server health will not work" in idle_server.stderr()
+    assert idle_server.command("health", check=False).returncode == 5
+    assert idle_server.end() == 0
+    assert "Traceback" not in idle_server.stderr()
+
+
 def test_logs_as_json_lines(idle_server):
     idle_server.start("--json-logs")
     idle_server.end()
