@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import aio
 
 from fedhe.errors import FedheError, RemoteProtocolError, ResourceError, TrustError
@@ -96,8 +97,8 @@ NOBODY = Rule(frozenset(), max_bytes=0)
 
 
 @dataclass(frozen=True)
-class TooLarge:
-    """Stands for a request that was not parsed: parsed, it could take forty times as much memory.
+class Unparsed:
+    """Stands for a request that is no message, or is too large: parsed, it could take forty times as much memory.
 
     Args:
         size: bytes that came.
@@ -206,16 +207,17 @@ class Gate(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the t
     @contextmanager
     def _admitted(self, method: str, request: Any, context: "aio.ServicerContext[Any, Any]") -> Iterator[None]:
         rule = RULES.get(method, NOBODY)
-        too_large = isinstance(request, TooLarge)
+        unparsed = isinstance(request, Unparsed)
         self._roster.refresh()
         # A lead whose certificate was renewed is on the roster that he brings, and not yet on the one in force.
-        brought = request.roster if method == _UPDATE_ROSTER and not too_large else b""
+        brought = request.roster if method == _UPDATE_ROSTER and not unparsed else b""
         identity = self.identify(_certificate(context), brought)
         if identity.role not in rule.roles:
             allowed = ", ".join(sorted(rule.roles)) or "nobody"
             raise TrustError(f"{_short(method)} is for {allowed}; {identity.name} is {identity.role}")
-        if too_large:
-            raise RemoteProtocolError(f"{_short(method)}: expected at most {rule.max_bytes} bytes, got {request.size}")
+        if unparsed:
+            expected = f"at most {rule.max_bytes} bytes" if request.size > rule.max_bytes else "a message"
+            raise RemoteProtocolError(f"{_short(method)}: expected {expected}, got {request.size} bytes")
         who = f"{identity.role} {identity.name}"
         if self._calls[who] >= MAX_CALLS_AT_ONCE:
             raise ResourceError(f"{who} has {MAX_CALLS_AT_ONCE} calls under way, which is the most", "wait for them")
@@ -250,7 +252,16 @@ def _bounded(parse: Callable[[bytes], Any] | None, max_bytes: int) -> Callable[[
     """Parses what is small enough; whether the caller may call at all is told first, and needs no request."""
     if parse is None:
         raise AssertionError("all requests of this protocol are protobuf messages")
-    return lambda data: parse(data) if len(data) <= max_bytes else TooLarge(len(data))
+
+    def bounded(data: bytes) -> Any:
+        if len(data) > max_bytes:
+            return Unparsed(len(data))
+        try:
+            return parse(data)
+        except DecodeError:
+            return Unparsed(len(data))
+
+    return bounded
 
 
 def _certificate(context: "aio.ServicerContext[Any, Any]") -> bytes:

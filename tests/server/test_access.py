@@ -137,6 +137,15 @@ def test_a_poll_of_very_many_empty_entries_is_refused_by_its_size(shared_world):
         observer.call(poll, too_much)
 
 
+@pytest.mark.parametrize("method", RULES)
+def test_bytes_that_are_no_message_are_refused_with_a_documented_status(shared_world, method):
+    caller = shared_world.sites[0] if "Federation" in method else shared_world.lead
+    streams = method.endswith(("WatchJob", "ReadLog", "Watch"))
+    call = (caller.channel.unary_stream if streams else caller.channel.unary_unary)(method)
+    with pytest.raises(RemoteProtocolError, match="expected a message, got 3 bytes"):
+        caller.call(lambda request, **options: list(call(request, **options)), b"\xff\xff\xff")
+
+
 def test_a_certificate_that_expires_while_the_server_runs_is_refused_from_then_on(provisioned):
     certificate = provisioned.installation("hospitalA").certificate_pem
     expires = provisioned.installation("hospitalA").identity.not_after
