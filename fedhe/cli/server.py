@@ -200,8 +200,11 @@ def update_roster(
         raise ConfigError(f"{file}: {error.strerror}", "fedhe-provision writes OUT/roster.signed") from error
     installation = load_installation(server_folder(home), role_prefix="server", now=time.time())
     roster = store_roster(installation, signed).roster
-    revoked = ", ".join(sorted({entry.name for entry in roster.revoked})) or "nobody"
-    typer.echo(f"roster version {roster.version} is in force; sites: {', '.join(roster.sites)}; revoked: {revoked}")
+    gone = {entry.name for entry in roster.revoked} - {entry.name for entry in roster.participants}
+    typer.echo(
+        f"roster version {roster.version} is in force; sites: {', '.join(roster.sites)}; "
+        f"revoked: {', '.join(sorted(gone)) or 'nobody'}"
+    )
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -119,7 +120,7 @@ def serve(
     """
     installation = load_installation(folder, role_prefix="server", now=time.time())
     assert_no_key_material(folder)
-    address = Address("0.0.0.0", installation.server_port) if listen is None else parse_address(listen)  # noqa: S104 -- sites come from anywhere; mutual TLS guards the port
+    address = _default_address(installation) if listen is None else parse_address(listen)
     holder = Holder(os.getpid(), "", time.time(), __version__)
     lock = LockFile.acquire(folder / LOCK_FILE, holder)
     try:
@@ -133,6 +134,11 @@ def serve(
             return asyncio.run(_serve(installation, parts, jobs, address, ready))
     finally:
         lock.release()
+
+
+def _default_address(installation: Installation) -> Address:
+    """All addresses of the family that the sites know the server by; mutual TLS guards the port."""
+    return Address("::" if ":" in installation.server_host else "0.0.0.0", installation.server_port)  # noqa: S104 -- sites come from anywhere
 
 
 @contextmanager
@@ -211,7 +217,7 @@ async def _serve(
         await sites.follow_roster()
         await server.start()
         if not await health.listen(installation.folder):
-            parts.log.write("warning", "the path of --home is too long for fedhe-server health to work")
+            parts.log.write("warning", f"{installation.folder} takes no socket, so fedhe-server health will not work")
         await health.set_serving(True)
         _say_started(parts, replace(address, port=port), installation.identity.not_after)
         ready(replace(address, port=port))
@@ -251,9 +257,12 @@ def _bind(server: aio.Server, address: Address, installation: Installation) -> i
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((address.host, address.port))
     except OSError as error:
+        in_use = error.errno == errno.EADDRINUSE
         raise ResourceError(
             f"cannot listen on {address}: {error.strerror or error}",
-            "another program has the port: stop it, or choose another with --listen ADDR:PORT",
+            "another program has the port: stop it, or choose another with --listen ADDR:PORT"
+            if in_use
+            else "name an address of this computer and a port that you may use with --listen ADDR:PORT",
         ) from error
     credentials = grpc.ssl_server_credentials(
         [(installation.private_key_pem, installation.certificate_pem)],
@@ -300,7 +309,7 @@ async def _save_presence(parts: Parts) -> None:
     def write() -> None:
         with parts.store.write() as connection:
             for row in rows:
-                records.put_site(connection, row)
+                records.put_seen(connection, row)
 
     try:
         if rows:

@@ -32,6 +32,9 @@ KIT_FILES = (KIT_JSON, CA_FILE, CERTIFICATE_FILE, KEY_FILE, ROSTER_FILE)
 SECRET_FILES = (HE_KEY_FILE, GROUP_KEY_FILE)
 """What the kits of sites and of admins who hold the keys have besides."""
 
+COORDINATOR_STATE_FILE = "state.json"
+"""In the coordinator's `private/` folder; holds every key of the project."""
+
 HE_KEY_MAGIC = b"FEDHE-SECRET-KEY"
 GROUP_KEY_MAGIC = b"FEDHE-GROUP-KEY\0"
 KEY_MAGICS = {"CKKS secret key": HE_KEY_MAGIC, "group key": GROUP_KEY_MAGIC}
@@ -262,27 +265,14 @@ def store_roster(installation: Installation, signed: bytes) -> Installation:
     return replace(installation, roster=roster, key_id=key_id)
 
 
-def stored_roster(installation: Installation) -> Roster:
-    """Reads the roster that is stored now; another process may have stored a newer one.
-
-    Raises:
-        TrustError: the file was altered, opened to others, or is older than `installation.roster`.
-    """
-    return read_roster(
-        installation.signed_roster,
-        installation.ca_pem,
-        project=installation.project,
-        at_least_version=installation.roster.version,
-    )
-
-
 def assert_no_key_material(folder: Path) -> None:
     """Refuses a server's folder in which anything that decrypts is found.
 
     Files of the kit are searched whole; all other files below `folder` are looked at by name and by how they begin.
 
     Raises:
-        TrustError: a CKKS secret key or a group key is there, or a file of that name; names the file.
+        TrustError: a CKKS secret key, a group key or the coordinator's state is there, or a file of that name; names
+            the file.
     """
     kit = folder / KIT_FOLDER
     longest = max(len(magic) for magic in KEY_MAGICS.values())
@@ -290,7 +280,7 @@ def assert_no_key_material(folder: Path) -> None:
         for path in sorted(folder.rglob("*")):
             if path.is_dir():
                 continue
-            if path.name in SECRET_FILES:
+            if path.name in {*SECRET_FILES, COORDINATOR_STATE_FILE}:
                 raise _key_found(path, "a key that decrypts", SERVER)
             if not path.is_file():  # a socket or pipe: reading it could wait for ever
                 continue
