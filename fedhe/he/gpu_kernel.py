@@ -10,7 +10,7 @@ The transform is ntt.py's, as two products with matrices: of a polynomial's 64 x
 multiplied by one matrix, then each row by a matrix of its own (the first and the last six stages). The matrices are
 what the compiled transform makes of powers of x. Values lie as (primes, rows, ciphertexts, columns), which suits both.
 
-There is no %, whose time depends on its operands, and no branch and no index that depends on a value.
+There is no %, whose time may depend on its operands, and no branch and no index that depends on a value.
 tests/he/test_gpu_engine.py holds all of it against SEAL.
 """
 
