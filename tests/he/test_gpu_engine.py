@@ -69,7 +69,7 @@ def on(device, array):
 
 
 @pytest.mark.parametrize("bits", [24, 25, 28, 30])
-@pytest.mark.parametrize("kind", ["random", "largest", "zero but one", "alternating"])
+@pytest.mark.parametrize("kind", ["random", "largest", "zero but one", "alternating", "widest", "widest of both signs"])
 def test_the_transform_is_the_compiled_one_and_goes_back(bits, kind, device):
     """And that one is SEAL's (test_ntt.py)."""
     params = params_of(bits)
@@ -80,6 +80,8 @@ def test_the_transform_is_the_compiled_one_and_goes_back(bits, kind, device):
         "largest": places + top,
         "zero but one": places + np.where(np.arange(4096) == 4095, top, 0),
         "alternating": places + np.where(np.arange(4096) % 2, top, 0),
+        "widest": places + top // 2,
+        "widest of both signs": places + top // 2 + np.random.default_rng(8).integers(0, 2, places.shape),
     }[kind]
     expected, scratch = values.astype(np.uint32), np.empty((64, 64), dtype=np.uint32)
     for polynomial, k in itertools.product(expected, range(2)):
@@ -111,7 +113,7 @@ def test_the_same_words_encrypt_to_the_same_bytes(params, key, engine, fast_engi
     assert np.array_equal(found.numpy(force=True).view(np.uint32), expected)
 
 
-@pytest.mark.parametrize("kind", ["zero", "largest", "random"])
+@pytest.mark.parametrize("kind", ["zero", "largest", "widest", "random"])
 @pytest.mark.parametrize("bits", [24, 30])
 def test_any_residues_decrypt_as_with_seals_arithmetic(kind, bits, device):
     """Also such as no honest site makes: the centre, the borders of the modulus, and anything between."""
@@ -121,6 +123,7 @@ def test_any_residues_decrypt_as_with_seals_arithmetic(kind, bits, device):
     c0, c1 = {
         "zero": np.zeros((2, 3, 2, 4096)),
         "largest": np.zeros((2, 3, 2, 4096)) + top,
+        "widest": np.zeros((2, 3, 2, 4096)) + top // 2,
         "random": np.random.default_rng(3).integers(0, top, (2, 3, 2, 4096), endpoint=True),
     }[kind].astype(np.uint32)
     expected = np.empty((3, 4096), dtype=np.int64)
