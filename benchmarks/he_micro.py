@@ -1,6 +1,6 @@
 """Nanoseconds and bytes per value of encrypting, summing and decrypting, by each engine and by NVFlare's way.
 
-All take turns on one core, on a model of the same tensors, three sites; medians over the turns, and ratios. The times are
+All take turns on one core, on a model of the same tensors, three sites; medians over the turns, and ratios. Times are
 CPU times, which other work on the computer disturbs least. NVFlare's way is he_micro_peer.py, a process of its own, in
 NVFlare's environment where there is one, else in this one, which has the same library.
 

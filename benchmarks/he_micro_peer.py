@@ -1,8 +1,8 @@
 """NVFlare's way with ciphertexts, step by step, as a process of its own in an environment of its own.
 
 What NVFlare 2.9 does: one `ckks_vector` for each tensor (`app_opt/he/model_encryptor.py`), ring degree 8192, primes
-[60, 40, 40], scale 2^40; each vector travels with its context (`decomposers.py`); the server loads both, adds the sites'
-vectors, divides by the total weight, adds the global model, which is encrypted, too, and serialises; the client
+[60, 40, 40], scale 2^40; each vector travels with its context (`decomposers.py`); the server loads both, adds the
+sites' vectors, divides by the total weight, adds the global model, which is encrypted, too, and serialises; the client
 decrypts to a list and makes an array of it. Needs tenseal and NumPy only.
 
     python benchmarks/he_micro_peer.py SIZES...      then one step's name a line on standard input

@@ -3,11 +3,12 @@
     python benchmarks/nvflare_rounds.py --recipe he|he-mended|plain --parameters 1200000 [--rounds 2]
 
 `he-mended` runs a copy of NVFlare in which one debug line no longer formats every payload it receives
-(`fuel/f3/cellnet/cell.py`, which takes half of a round with encryption otherwise): the fairer peer. Needs an environment
+(`fuel/f3/cellnet/cell.py`; it takes half of a round with encryption otherwise): the fairer peer. Needs an environment
 with `nvflare[HE]==2.9.0` and torch for the CPU, by default build/bench/nvflare-env.
 """
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -196,7 +197,7 @@ def measure(folder: Path, environment: Path, recipe: str, parameters: int, round
     started = round_starts(log)
     if len(started) != total:
         raise BenchmarkError(f"expected {total} rounds in NVFlare's log, found {len(started)}")
-    counted = list(zip(started[1:-1], started[2:], strict=True))
+    counted = list(itertools.pairwise(started[1:]))
     server = statistics.median(sampler.cpu_between(SERVER, *span) for span in counted)
     client = statistics.median(statistics.mean(sampler.cpu_between(s, *span) for s in SITES) for span in counted)
     up, down = zip(*(tcp.between(*span) for span in counted), strict=True)

@@ -1,6 +1,6 @@
 """Runs the real agent of a site with a training process that takes no time; `--plain` leaves encryption out.
 
-    python benchmarks/round_site.py [--plain] FOLDER
+python benchmarks/round_site.py [--plain] FOLDER
 """
 
 import asyncio

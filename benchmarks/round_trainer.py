@@ -33,9 +33,7 @@ def perform(request: dict[str, Any]) -> None:
         with Path(request["model_in"]).open("rb") as source, (out / "model.safetensors").open("wb") as target:
             target.write(_read_header(source))
             _copy(source, target, sum(map(math.prod, shapes.values())), _noise(request, CHANGE_SCALE))
-    layout = [
-        {"name": name, "shape": shape, "dtype": "float32", "statistic": False} for name, shape in shapes.items()
-    ]
+    layout = [{"name": name, "shape": shape, "dtype": "float32", "statistic": False} for name, shape in shapes.items()]
     samples = int(values["SAMPLES"]) if request["task"] == "train" else 0
     (out / "result.json").write_text(json.dumps({"samples": samples, "seconds": 0.0, "layout": layout}))
 

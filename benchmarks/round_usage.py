@@ -5,6 +5,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 PERIOD_SECONDS = 0.3
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -62,7 +63,7 @@ class Sampler:
     _ended: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
-    def __enter__(self) -> "Sampler":
+    def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._run, name="usage", daemon=True)
         self._thread.start()
         return self
