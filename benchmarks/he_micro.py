@@ -24,11 +24,11 @@ from he_micro_peer import SITES, WEIGHTS, timed
 from round_model import model_shapes
 
 from fedhe.client.note import Note
-from fedhe.client.round_codec import UpdateEncoder, agree_on_grid, keep_fields
+from fedhe.client.round_codec import UpdateEncoder, agree_on_grid
 from fedhe.he.ciphertext import ChunkKind, Expectation, read_chunk
 from fedhe.he.keys import SecretKey
 from fedhe.he.params import DEFAULT_PARAMS as PARAMS
-from fedhe.he.plan import plan_update
+from fedhe.he.plan import decode_chunk, plan_update
 from fedhe.he.sums import add_chunks
 from fedhe.model.flatten import max_changes
 from fedhe.model.layout import Layout, TensorSpec
@@ -37,7 +37,6 @@ STEPS = ("encrypt", "decrypt", "sum", "check")
 PEER_STEPS = STEPS[:3]
 PEER = "nvflare"
 CONTEXT = bytes(32)
-UPLOAD, SUM = ChunkKind
 
 
 class Ours:
@@ -73,21 +72,22 @@ class Ours:
     def check(self) -> None:
         """What the server does when a chunk arrives."""
         for chunk, data in enumerate(self.sent[0]):
-            read_chunk(data, expect=self._expect(UPLOAD, chunk), params=PARAMS)
+            read_chunk(data, expect=self._expect(ChunkKind.UPLOAD, chunk), params=PARAMS)
 
     def sum(self) -> list[bytes]:
         """What the server does with three updates of a round."""
         return [
-            add_chunks(parts, PARAMS, self._expect(UPLOAD, chunk))
+            add_chunks(parts, PARAMS, self._expect(ChunkKind.UPLOAD, chunk))
             for chunk, parts in enumerate(zip(*self.sent, strict=True))
         ]
 
-    def decrypt(self) -> np.ndarray:
-        """A site's way back: read, decrypted, unpacked."""
-        fields = np.zeros(self.values, dtype=np.int64)
+    def decrypt(self) -> list[tuple[slice, np.ndarray]]:
+        """A site's way back: read, decrypted, unpacked; the summed fields with their places."""
+        decoded = []
         for chunk, data in enumerate(self.down):
-            keep_fields(self.plan, chunk, self.engine.decrypt(data, self._expect(SUM, chunk, SITES)), fields)
-        return fields
+            coefficients = self.engine.decrypt(data, self._expect(ChunkKind.SUM, chunk, SITES))
+            decoded += decode_chunk(self.plan, chunk, coefficients)
+        return decoded
 
     def sizes(self) -> dict[str, float]:
         """Bytes per value, up and down."""
@@ -105,7 +105,7 @@ class Ours:
             for chunk in range(self.plan.chunks):
                 encoder.coefficients(chunk, fields)
             plain += fields
-        if not np.array_equal(self.decrypt(), plain):
+        if not all(np.array_equal(fields, plain[part]) for part, fields in self.decrypt()):
             raise SystemExit("the decrypted sum is not the plain sum")
 
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from fedhe.client import exchange_step, round_codec, site
 from fedhe.he.plan import UpdatePlan
-from fedhe.model.flatten import apply_update
 
 
 class PlainEngine:
@@ -32,8 +31,7 @@ def leave_encryption_out() -> None:
     engine = PlainEngine()
     site.Site.engine = lambda _site, _params: engine
     round_codec.UpdateEncoder.coefficients = _weighted_change
-    exchange_step.keep_fields = _keep_values
-    exchange_step.next_model = _next_model
+    exchange_step.apply_chunk = _apply_values
 
 
 def _weighted_change(encoder: Any, chunk: int, _keep: object = None) -> NDArray[np.float32]:
@@ -42,18 +40,13 @@ def _weighted_change(encoder: Any, chunk: int, _keep: object = None) -> NDArray[
     return np.concatenate([encoder.change[part] * weight for part in encoder.plan.value_slices(chunk)])
 
 
-def _keep_values(plan: UpdatePlan, chunk: int, values: NDArray[np.float32], into: NDArray[np.int64]) -> None:
-    """Puts a chunk of the sum into its places; the client's buffer has 8 bytes a value, of which 4 are used."""
-    summed, at = _as_float32(into), 0
+def _apply_values(
+    plan: UpdatePlan, chunk: int, values: NDArray[np.float32], _grid: object, model: NDArray[np.float32]
+) -> list[tuple[slice, NDArray[np.float32]]]:
+    """Adds a chunk of the sum to its places of the model."""
+    at = 0
     for part in plan.value_slices(chunk):
         end = at + part.stop - part.start
-        summed[part] = values[at:end]
+        model[part] += values[at:end]
         at = end
-
-
-def _next_model(before: NDArray[np.float32], fields: NDArray[np.int64], _grid: object) -> NDArray[np.float32]:
-    return apply_update(before, _as_float32(fields))
-
-
-def _as_float32(buffer: NDArray[np.int64]) -> NDArray[np.float32]:
-    return buffer.view(np.float32)[: buffer.size]
+    return []

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from round_model import model_shapes
+
+sys.path.insert(0, str(Path(__file__).parent))  # agents keep training processes from doing so by themselves
+from round_model import model_shapes  # noqa: E402
 
 BLOCK_VALUES = 1 << 20
 INITIAL_SCALE = 0.1

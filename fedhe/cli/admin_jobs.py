@@ -10,7 +10,8 @@ from fedhe.cli.admin_options import JobArgument, JsonOption, YesOption, confirm,
 from fedhe.cli.admin_session import SUBMIT_SECONDS, AdminSession
 from fedhe.cli.admin_watch import detail_json
 from fedhe.cli.output import local_time, print_json, print_listing, print_table
-from fedhe.config.job_archive import pack_job, read_job
+from fedhe.config.job_archive import JobArchive, pack_job, read_job
+from fedhe.config.mmar import check_mmar
 from fedhe.trust.signatures import JOB_LABEL, sign
 from fedhe.wire import admin
 
@@ -38,8 +39,7 @@ def submit(
 
     Example: fedhe-admin jobs submit examples/brain_tissue --start
     """
-    archive = pack_job(folder)
-    job = read_job(archive)
+    archive, job = _packed(folder)
     request = admin.SubmitJobRequest(
         archive=archive,
         signature=sign(JOB_LABEL, archive, session.installation.signing_key),
@@ -62,8 +62,7 @@ def check(folder: FolderArgument, *, as_json: JsonOption = False) -> None:
 
     Example: fedhe-admin jobs check examples/brain_tissue
     """
-    archive = pack_job(folder)
-    job = read_job(archive)
+    archive, job = _packed(folder)
     federation = job.federation
     if as_json:
         print_json(
@@ -83,6 +82,17 @@ def check(folder: FolderArgument, *, as_json: JsonOption = False) -> None:
         [[name, size(len(data))] for name, data in job.files.items()],
     )
     typer.echo(f"hash for the sites' approval: {job.digest.hex()}")
+
+
+def _packed(folder: Path) -> tuple[bytes, JobArchive]:
+    """Packs a job folder whose configurations are both well-formed: what its sites would refuse is not sent.
+
+    Raises:
+        ConfigError: as `pack_job` and `check_mmar`.
+    """
+    archive = pack_job(folder)
+    check_mmar(folder)
+    return archive, read_job(archive)
 
 
 @app.command("list")

@@ -40,5 +40,5 @@ def update(
     installation = session.installation
     roster = read_roster(signed, installation.ca_pem, project=installation.project, at_least_version=1)
     session.call("UpdateRoster", admin.UpdateRosterRequest(roster=signed))
-    revoked = listed(entry.name for entry in roster.revoked)
+    revoked = listed(sorted({entry.name for entry in roster.revoked} - {one.name for one in roster.participants}))
     typer.echo(f"server {session.server} has roster {roster.version}: sites {listed(roster.sites)}; revoked {revoked}")

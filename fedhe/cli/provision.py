@@ -33,7 +33,7 @@ from fedhe.trust.private_files import make_private_folder, read_private, write_p
 MAX_PASSPHRASES_BYTES = 1024 * 1024
 DEFAULT_PROJECT_FILE = Path("project.yml")
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_show_locals=False)
 
 
 def main() -> None:
@@ -129,6 +129,7 @@ def provision(
     if plan_only:
         _show_plan(reconcile(project, load_state(folder), wishes, time.time()), folder, as_json=as_json)
         return
+    load_state(folder)  # what is wrong with it is said before anything is made in the folder
     with locked(folder):
         if passphrases is not None:  # before any kit is made that only a passphrase opens
             make_private_folder(passphrases.parent)
@@ -156,10 +157,7 @@ def _write_example(path: Path) -> None:
             f"{path}: is there already; nothing was written", "name another file: fedhe-provision --init FILE"
         )
     text = files("fedhe.provisioning").joinpath("example.yml").read_bytes()
-    try:
-        path.write_bytes(text)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}", "check the path") from error
+    write_private(path, text)
     typer.echo(f"wrote {path}; edit it, then run: fedhe-provision {path}")
 
 

@@ -1,5 +1,7 @@
 """Runs a Typer app so that every error is one line and an exit code, never a traceback."""
 
+import errno
+import os
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -8,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from fedhe.errors import ConfigError, FedheError
+from fedhe.errors import ConfigError, FedheError, ResourceError
 
 EXIT_CODES_HELP = (
     "Exit codes: 0 done, 1 bug in fedhe, 2 wrong file or argument, 3 certificate, key, kit or role not trusted, "
@@ -16,11 +18,22 @@ EXIT_CODES_HELP = (
     "7 disk, port or memory lacking, 8 refused by site policy, 9 job code or training failed, 130 interrupted."
 )
 
+# fedhe turns its own into errors of its own, with the file's name; what is left is standard output.
+_OUTPUT_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
+
 
 def run(app: typer.Typer) -> NoReturn:
     """Runs `app` on the command line's arguments and exits with the documented code."""
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in _OUTPUT_ERRORS:
+            raise
+        # What is still buffered would fail once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        report(ResourceError(f"the output cannot be written: {error.strerror}", "what was asked for is done"))
+        sys.exit(ResourceError.exit_code)
     except FedheError as error:
         report(error)
         sys.exit(error.exit_code)

@@ -13,6 +13,7 @@ from fedhe import __version__
 from fedhe.cli.output import local_time, print_json, print_table
 from fedhe.cli.run import EXIT_CODES_HELP, run
 from fedhe.errors import ConfigError, StateError, UnavailableError
+from fedhe.he.ciphertext import MAX_FORWARDED_SEEDS
 from fedhe.server.health import check_health
 from fedhe.server.lock_file import Holder, running
 from fedhe.server.start import LOCK_FILE, Ended, serve
@@ -108,6 +109,15 @@ def start(
         ),
     ] = None,
     json_logs: Annotated[bool, typer.Option("--json-logs", help="Log JSON lines instead of text.")] = False,
+    forward_seeds: Annotated[
+        int,
+        typer.Option(
+            "--forward-seeds",
+            metavar="SITES",
+            min=0,
+            help="Rounds of up to this many sites halve their download, at some work for the sites (fast engine only).",
+        ),
+    ] = MAX_FORWARDED_SEEDS,
 ) -> None:
     """Run the server until it is stopped; jobs go on where they were.
 
@@ -116,7 +126,7 @@ def start(
     Example: fedhe-server start --listen 0.0.0.0:8443
     """
     os.umask(0o077)
-    ended = serve(server_folder(home), listen=listen, json_logs=json_logs)
+    ended = serve(server_folder(home), listen=listen, json_logs=json_logs, max_forwarded=forward_seeds)
     if ended is Ended.RESTART:
         # The same process, started over: a supervisor keeps its hold on it, and new software takes effect.
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 -- our own command line again
@@ -190,8 +200,11 @@ def update_roster(
         raise ConfigError(f"{file}: {error.strerror}", "fedhe-provision writes OUT/roster.signed") from error
     installation = load_installation(server_folder(home), role_prefix="server", now=time.time())
     roster = store_roster(installation, signed).roster
-    revoked = ", ".join(sorted({entry.name for entry in roster.revoked})) or "nobody"
-    typer.echo(f"roster version {roster.version} is in force; sites: {', '.join(roster.sites)}; revoked: {revoked}")
+    gone = {entry.name for entry in roster.revoked} - {entry.name for entry in roster.participants}
+    typer.echo(
+        f"roster version {roster.version} is in force; sites: {', '.join(roster.sites)}; "
+        f"revoked: {', '.join(sorted(gone)) or 'nobody'}"
+    )
 
 
 @app.command()

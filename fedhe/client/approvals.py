@@ -7,6 +7,7 @@ are kept beside it, so that the next version of a job can be shown as a differen
 import difflib
 import getpass
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -79,7 +80,7 @@ def decide(
         ResourceError: disk full or read-only.
     """
     approvals = read_approvals(site_folder)
-    approval = Approval(digest, decision, name, getpass.getuser(), now, reason)
+    approval = Approval(digest, decision, name, _account(), now, reason)
     approvals[digest] = approval
     if decision == "approved":
         folder = make_folder(site_folder / ARCHIVES_FOLDER)
@@ -87,6 +88,13 @@ def decide(
     lines = json.dumps([asdict(entry) for entry in approvals.values()], indent=1)
     write_durably(site_folder / APPROVALS_FILE, lines.encode())
     return approval
+
+
+def _account() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number that no name belongs to
+        return f"uid {os.getuid()}"
 
 
 def last_approved(site_folder: Path, name: str) -> tuple[Approval, bytes] | None:

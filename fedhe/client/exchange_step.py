@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from fedhe.client.job_folder import NO_MODEL, ReadyRecord
 from fedhe.client.roster_check import CheckedRoster, Expectation, Purpose, check_roster
-from fedhe.client.round_codec import Grid, UpdateEncoder, agree_on_grid, keep_fields, next_model
+from fedhe.client.round_codec import Grid, UpdateEncoder, agree_on_grid, apply_chunk
 from fedhe.client.spool import Spool
 from fedhe.client.training_run import validation_note
 from fedhe.client.transfer import LostError, download, finish_upload, send_chunks
@@ -84,10 +84,9 @@ async def apply_sum(work: Work, sealed: federation.SealedRoster, *, validate: bo
         plan = plan_update(layout, params)
         roster = await _check(work, sealed, plan, params, Purpose.APPLY)
         grid = agree_on_grid(roster.notes, layout, params)
-        fields = await _fetch_sum(work, roster, plan, params)
-        before = work.model(version - 1)
-        after = await work.site.in_crypto_thread(lambda: next_model(before, fields, grid))
-        if work.site.policy().record_updates:
+        fields = np.zeros(layout.n_values, dtype=np.int64) if work.site.policy().record_updates else None
+        after = await _fetch_sum(work, roster, grid, keep=fields)
+        if fields is not None:
             record_sum(work, roster, fields, grid)
         work.take_model(version, after, layout)
         work.audit(
@@ -184,19 +183,25 @@ def _encoder(work: Work, roster: CheckedRoster, plan: UpdatePlan, grid: Grid) ->
     )
 
 
-async def _fetch_sum(work: Work, roster: CheckedRoster, plan: UpdatePlan, params: CkksParams) -> NDArray[np.int64]:
-    """Downloads and decrypts the sum; its fields, (n_values,) int64."""
-    site = work.site
+async def _fetch_sum(
+    work: Work, roster: CheckedRoster, grid: Grid, *, keep: NDArray[np.int64] | None
+) -> NDArray[np.float32]:
+    """Downloads, decrypts and applies the sum, chunk by chunk, to a copy of the model: the next model, (n_values,).
+
+    The summed fields go into `keep`, (n_values,) int64, if the site keeps a record.
+    """
+    site, params = work.site, work.params()
+    plan = plan_update(work.known_layout(), params)
     spool = Spool(work.folder.spool(f"sum-{roster.round}-{roster.attempt}"), sync=False)
     ref = federation.ObjectRef(
         job_id=work.job_id, kind=federation.OBJECT_KIND_SUM, number=roster.round, attempt=roster.attempt
     )
-    fields = np.zeros(work.known_layout().n_values, dtype=np.int64)
+    model = work.model(roster.round - 1)
     work.tell(federation.ACTIVITY_DOWNLOADING)
 
     def decrypt(index: int, data: bytes) -> None:
         expect = ChunkExpectation(
-            kind=ChunkKind.FULL,
+            kind=ChunkKind.SUM,
             key_id=site.secret_key.key_id,
             params_id=params.params_id,
             context=roster.context,
@@ -204,7 +209,10 @@ async def _fetch_sum(work: Work, roster: CheckedRoster, plan: UpdatePlan, params
             count=plan.ciphertexts_in(index),
             sites=len(roster.sites),
         )
-        keep_fields(plan, index, site.engine(params).decrypt(data, expect), fields)
+        decoded = apply_chunk(plan, index, site.engine(params).decrypt(data, expect), grid, model)
+        if keep is not None:
+            for part, fields in decoded:
+                keep[part] = fields
 
     async def take(index: int, data: bytes) -> None:
         await site.in_crypto_thread(lambda: decrypt(index, data))
@@ -218,4 +226,4 @@ async def _fetch_sum(work: Work, roster: CheckedRoster, plan: UpdatePlan, params
         told=lambda fraction: work.tell(federation.ACTIVITY_DOWNLOADING, fraction),
         take=take,
     )
-    return fields
+    return model

@@ -248,8 +248,8 @@ class JobTask:
                 problem = federation.PROBLEM_REJECTED
             case TrainingError():
                 problem = federation.PROBLEM_TRAINING_FAILED
-                if isinstance(error, TrainingFailedError) and self._shares_logs():
-                    lines = error.lines
+                if isinstance(error, TrainingFailedError):
+                    lines = self._shared_lines(error)
             case _:
                 problem = federation.PROBLEM_CHECK_FAILED
         self.work.log("error", f"{instruction.id}: {_line(error)}")
@@ -262,6 +262,11 @@ class JobTask:
             message = "job code or training failed; this site's policy does not share why"
         with contextlib.suppress(ServerRefusedError):  # the round may be over already
             await self._send_report(problem, message, lines)
+
+    def _shared_lines(self, error: TrainingFailedError) -> tuple[str, ...]:
+        if not self._shares_logs():
+            return ()
+        return error.lines if self.work.site.policy().share_metrics else error.traceback
 
     def _shares_logs(self) -> bool:
         try:

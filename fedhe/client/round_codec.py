@@ -5,7 +5,7 @@ so the sum of what they encrypt is fixed-point FedAvg, exactly, and all of them 
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from fedhe.client.note import Note
 from fedhe.he.params import CkksParams
 from fedhe.he.plan import UpdatePlan, decode_chunk, encode_chunk
 from fedhe.he.quantise import dequantise, quantise, steps
+from fedhe.he.streams import public_words
 from fedhe.model.flatten import apply_update
 from fedhe.model.layout import Layout
 
@@ -28,12 +29,21 @@ class Grid:
     Attributes:
         weights: each site's share n_i / sum(n) of the average, by name.
         steps: (n_tensors,) float64, the value of one unit of a field in each tensor.
-        step_of_value: (n_values,) float64, the same for each value of the flat vector.
+        ends: (n_tensors,) int64, where each tensor ends in the flat vector.
     """
 
     weights: dict[str, float]
     steps: NDArray[np.float64]
-    step_of_value: NDArray[np.float64]
+    ends: NDArray[np.int64]
+
+    def parts(self, within: slice) -> Iterator[tuple[slice, float]]:
+        """The pieces of a slice of the flat vector that lie in one tensor each, in order, with their step."""
+        tensor, begin = int(np.searchsorted(self.ends, within.start, side="right")), within.start
+        while begin < within.stop:
+            end = min(within.stop, int(self.ends[tensor]))
+            if begin < end:
+                yield slice(begin, end), float(self.steps[tensor])
+            begin, tensor = end, tensor + 1
 
 
 def agree_on_grid(notes: Mapping[str, Note], layout: Layout, params: CkksParams) -> Grid:
@@ -45,8 +55,7 @@ def agree_on_grid(notes: Mapping[str, Note], layout: Layout, params: CkksParams)
     total = sum(note.samples for note in notes.values())
     weights = {site: note.samples / total for site, note in notes.items()}
     per_tensor = steps([note.max_change for note in notes.values()], layout, params, len(notes))
-    sizes = [part.stop - part.start for part in layout.slices()]
-    return Grid(weights, per_tensor, np.repeat(per_tensor, sizes))
+    return Grid(weights, per_tensor, np.array([part.stop for part in layout.slices()], dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -77,30 +86,54 @@ class UpdateEncoder:
         Raises:
             TrainingError: the update has a value that is not finite.
         """
-        rng = rounding_generator(self.seed, self.site, self.round, chunk)
+        n_values = sum(part.stop - part.start for part in self.plan.value_slices(chunk))
+        words = rounding_words(self.seed, self.site, self.round, chunk, n_values)
+        used = 0
 
-        def fields_of(part: slice) -> NDArray[np.int64]:
-            fields = quantise(self.change[part], self.weight, self.grid.step_of_value[part], rng)
+        def fields_of(within: slice) -> NDArray[np.int64]:
+            nonlocal used
+            fields = np.empty(within.stop - within.start, dtype=np.int64)
+            for part, step in self.grid.parts(within):
+                size = part.stop - part.start
+                place = part.start - within.start
+                fields[place : place + size] = quantise(self.change[part], self.weight, step, words[used : used + size])
+                used += size
             if keep is not None:
-                keep[part] = fields
+                keep[within] = fields
             return fields
 
         return encode_chunk(self.plan, chunk, fields_of)
 
 
-def rounding_generator(seed: int, site: str, round_: int, chunk: int) -> np.random.Generator:
-    """The generator for stochastic rounding of one chunk; a site that starts over rounds the same way again."""
+def rounding_words(seed: int, site: str, round_: int, chunk: int, count: int) -> NDArray[np.uint32]:
+    """(count,) uint32 for stochastic rounding of one chunk; a site that starts over rounds the same way again."""
     text = _ROUNDING_LABEL + f"{seed}\0{site}\0{round_}\0{chunk}".encode()
-    digest = hashlib.sha256(text).digest()
-    return np.random.Generator(np.random.Philox(key=np.frombuffer(digest[:16], dtype="<u8")))
+    return public_words(hashlib.sha256(text).digest(), count)
 
 
-def keep_fields(plan: UpdatePlan, chunk: int, coefficients: NDArray[np.int64], into: NDArray[np.int64]) -> None:
-    """Unpacks a decrypted chunk of the sum into its places of `into`, (n_values,) int64."""
-    for part, fields in decode_chunk(plan, chunk, coefficients):
-        into[part] = fields
+def apply_chunk(
+    plan: UpdatePlan, chunk: int, coefficients: NDArray[np.int64], grid: Grid, model: NDArray[np.float32]
+) -> list[tuple[slice, NDArray[np.int64]]]:
+    """Takes a decrypted chunk of the sum into the model, in place; the same bytes at every site.
 
+    Args:
+        plan: the layout's plan.
+        chunk: index of the chunk.
+        coefficients: (ciphertexts, 4096) int64.
+        grid: what the round's sites agreed on.
+        model: (n_values,) float32: the global model before the round in the chunk's places, and after it when this
+            returns. Each chunk must be applied once.
 
-def next_model(before: NDArray[np.float32], sum_fields: NDArray[np.int64], grid: Grid) -> NDArray[np.float32]:
-    """The global model after the round; (n_values,) float32, the same bytes at every site."""
-    return apply_update(before, dequantise(sum_fields, grid.step_of_value))
+    Returns:
+        The chunk's summed fields, with their places.
+
+    Raises:
+        TrustError: a sum that no honest sites give.
+        TrainingError: a weight leaves float32's range.
+    """
+    decoded = decode_chunk(plan, chunk, coefficients)
+    for within, fields in decoded:
+        for part, step in grid.parts(within):
+            sums = fields[part.start - within.start : part.stop - within.start]
+            model[part] = apply_update(model[part], dequantise(sums, step))
+    return decoded

@@ -15,6 +15,9 @@ from fedhe.client.status import Status
 from fedhe.client.trainer import TrainingProcess
 from fedhe.config.federation import Precision
 from fedhe.config.policy import POLICY_FILE, SitePolicy, load_policy
+from fedhe.config.project import EngineName
+from fedhe.he.engine import Engine
+from fedhe.he.fast_engine import FastEngine
 from fedhe.he.keys import SecretKey
 from fedhe.he.params import CkksParams
 from fedhe.he.seal_engine import SealEngine
@@ -23,6 +26,7 @@ from fedhe.trust.installation import Installation, store_roster
 from fedhe.trust.roster import Roster
 from fedhe.trust.sealed import GroupKey
 
+_ENGINES: dict[EngineName, type[SealEngine] | type[FastEngine]] = {"seal": SealEngine, "fast": FastEngine}
 ResultT = TypeVar("ResultT")
 
 
@@ -46,7 +50,7 @@ class Site:
     clock: Callable[[], float] = time.time
     crypto: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "crypto"))
     training: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _engines: dict[bytes, SealEngine] = field(default_factory=dict)
+    _engines: dict[bytes, Engine] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -96,10 +100,10 @@ class Site:
         """
         return self.installation.params.with_precision(precision.field_bits, precision.statistics_bits)
 
-    def engine(self, params: CkksParams) -> SealEngine:
+    def engine(self, params: CkksParams) -> Engine:
         """The engine for these parameters, made once; to be called in the crypto thread."""
         if params.params_id not in self._engines:
-            self._engines[params.params_id] = SealEngine(params, self.secret_key)
+            self._engines[params.params_id] = _ENGINES[self.installation.engine](params, self.secret_key)
         return self._engines[params.params_id]
 
     async def in_crypto_thread(self, work: Callable[[], ResultT]) -> ResultT:

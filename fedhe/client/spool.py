@@ -55,10 +55,6 @@ class Spool:
         data = stored[_DIGEST_BYTES:]
         return data if hashlib.sha256(data).digest() == stored[:_DIGEST_BYTES] else None
 
-    def discard(self, index: int) -> None:
-        """Forgets a chunk that turned out to be wrong."""
-        self._file(index).unlink(missing_ok=True)
-
     def clear(self) -> None:
         """Removes everything."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -22,8 +22,8 @@ MAX_REPORTED_LINES = 40
 MAX_REPORTED_CHARACTERS = 500  # of each line
 GRACE_SECONDS = 10.0  # between asking a process to end and ending it
 DRAIN_SECONDS = 2.0  # for the last lines of a process that ended
-TRAINING_ERROR_CODE = 9
 _TAIL_BYTES = 64 * 1024
+_TRACEBACK = "Traceback (most recent call last):"
 _PASSED_ON = (
     "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH",
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
@@ -131,6 +131,8 @@ def bare_environment(environment: Mapping[str, str], policy: SitePolicy, work: P
     """The few variables that job code may see; nothing else of the agent's environment is passed on."""
     bare = {name: environment[name] for name in _PASSED_ON if name in environment}
     bare |= {"HOME": str(work), "TMPDIR": str(work), "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    # No module is imported from the work folder, into which job code writes, or from below it as HOME.
+    bare |= {"PYTHONSAFEPATH": "1", "PYTHONNOUSERSITE": "1"}
     match policy.gpus:
         case "none":
             bare["CUDA_VISIBLE_DEVICES"] = ""
@@ -188,16 +190,20 @@ class TrainingFailedError(TrainingError):
         self.lines = tuple(lines)
         self.may_pass = may_pass
 
+    @property
+    def traceback(self) -> tuple[str, ...]:
+        """The lines from the last traceback on; those before it may tell losses and metrics."""
+        begins = [index for index, line in enumerate(self.lines) if line.endswith(_TRACEBACK)]
+        return self.lines[begins[-1] :] if begins else ()
+
 
 def _failure(task: str, code: int, lines: list[str], log: Path) -> TrainingFailedError:
     said = next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), None)
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         why = f"the process was ended by {name}" + (", perhaps out of memory" if name == "SIGKILL" else "")
-    elif code == TRAINING_ERROR_CODE and said:
-        why = said
     else:
-        why = said or f"the process ended with code {code}" + (f": {lines[-1]}" if lines else "")
+        why = said or f"the process ended with code {code}"
     return TrainingFailedError(f"{task} failed: {why}", f"see {log} at the site", lines, may_pass=code < 0)
 
 

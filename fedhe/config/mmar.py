@@ -46,10 +46,12 @@ class Mmar:
 def check_mmar(mmar: Path) -> MmarConfig:
     """Checks a job folder's configuration as far as that goes without torch, with the job's own per-site values.
 
+    DATA_ROOT may be missing from them: each site's policy gives it.
+
     Raises:
         ConfigError: the first thing that is wrong, with file, line and, for a wrong word, the nearest known one.
     """
-    return load_mmar(mmar).config
+    return load_mmar(mmar, defaults={"DATA_ROOT": "DATA_ROOT"}).config
 
 
 def load_mmar(

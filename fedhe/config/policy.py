@@ -13,7 +13,8 @@ MIN_SITES_FLOOR = 2  # a sum over one site is that site's update
 MAX_ENVIRONMENT_ENTRIES = 256
 
 Gpu = Annotated[int, Field(ge=0, le=1023)]
-EnvironmentValue = str | int | float | bool
+EnvironmentScalar = str | int | float | bool
+EnvironmentValue = EnvironmentScalar | list[EnvironmentScalar]
 
 
 class SitePolicy(FrozenModel):
@@ -128,7 +129,8 @@ gpus: auto
 # other sites in notes that the server cannot open.
 share_metrics: false
 
-# Whether log lines about a job are sent to the server, for admins to read.
+# Whether log lines about a job are sent to the server, for admins to read; of a training that failed the traceback,
+# and with share_metrics what it printed before.
 share_logs: true
 
 # Keep what was sent and received in each round under jobs/JOB/record, in plaintext, for this site's own checks.

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from fedhe.config.document import Document, FrozenModel, Key, load_document, validate
 from fedhe.errors import ConfigError, FedheError
@@ -65,6 +65,10 @@ def _host(host: str) -> str:
 def _named(value: Any) -> Any:
     """An entry may be written as its name alone."""
     return {"name": value} if isinstance(value, str) else value
+
+
+EngineName = Literal["seal", "fast"]
+"""What encrypts at the sites: Microsoft SEAL, or the compiled kernel that reads and writes its ciphertexts."""
 
 
 class ProjectSection(FrozenModel):
@@ -160,7 +164,7 @@ class Project(FrozenModel):
     admins: tuple[Annotated[Admin, BeforeValidator(_named)], ...] = Field(min_length=1, max_length=MAX_ADMINS)
     min_sites: Annotated[int | None, Field(ge=2)] = None
     he: HeSection = HeSection()
-    engine: Annotated[str, StringConstraints(pattern="^seal$")] = "seal"
+    engine: EngineName = "seal"
     certificates: CertificateSection = CertificateSection()
 
     @property

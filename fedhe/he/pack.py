@@ -5,6 +5,7 @@ half a field's range to each place, which makes all places non-negative, so no b
 """
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from fedhe.errors import CapacityError, TrustError
@@ -25,18 +26,11 @@ def pack(fields: NDArray[np.int64], bits: int, k: int) -> NDArray[np.int64]:
         CapacityError: a field does not fit.
     """
     limit = (1 << (bits - 1)) - 1
-    largest, smallest = int(fields.max(initial=0)), int(fields.min(initial=0))
+    coefficients = np.zeros(-(-fields.size // k), dtype=np.int64)
+    smallest, largest = _pack(np.ascontiguousarray(fields), bits, k, coefficients)
     if largest > limit or smallest < -limit:
         worst = largest if largest > limit else smallest
         raise CapacityError(f"expected fields within +-{limit} ({bits} bits), got {worst}")
-    count = -(-fields.size // k)
-    if fields.size != count * k:
-        fields = np.concatenate([fields, np.zeros(count * k - fields.size, dtype=np.int64)])
-    places = fields.reshape(count, k)
-    coefficients = places[:, k - 1].copy()
-    for place in range(k - 2, -1, -1):
-        coefficients <<= bits
-        coefficients += places[:, place]
     return coefficients
 
 
@@ -55,20 +49,50 @@ def unpack(coefficients: NDArray[np.int64], bits: int, k: int, n: int) -> NDArra
     Raises:
         TrustError: a coefficient that no sum of honest sites gives: outside of k fields, or not 0 behind the n-th.
     """
-    fields = np.empty((coefficients.size, k), dtype=np.int64)
-    half, mask = 1 << (bits - 1), (1 << bits) - 1
-    rest = coefficients + sum(half << (bits * place) for place in range(k))
-    for place in range(k):
-        column = fields[:, place]
-        np.bitwise_and(rest, mask, out=column)
-        column -= half
-        rest >>= bits
-    if rest.any():
+    fields = np.empty(coefficients.size * k, dtype=np.int64)
+    if _unpack(np.ascontiguousarray(coefficients), bits, k, fields):
         raise TrustError(
             f"expected sums within {k} fields of {bits} bits, got a coefficient beyond them",
             "a site sent fields beyond the agreed grid, or the sum was altered",
         )
-    flat = fields.reshape(-1)
-    if flat[n:].any():
+    if fields[n:].any():
         raise TrustError("expected zeros behind the last field of the sum, got others", "the sum was altered")
-    return flat[:n]
+    return fields[:n]
+
+
+@njit(nogil=True, cache=True)
+def _pack(
+    fields: NDArray[np.int64], bits: int, k: int, coefficients: NDArray[np.int64]
+) -> tuple[np.int64, np.int64]:  # pragma: no cover - compiled
+    """The smallest and the largest field; the last coefficients stay 0 where there are no fields."""
+    smallest = largest = np.int64(0)
+    for place in range(k):
+        part = fields[place::k]
+        shift = bits * place
+        for j in range(part.size):
+            smallest, largest = min(smallest, part[j]), max(largest, part[j])
+            coefficients[j] += part[j] << shift
+    return smallest, largest
+
+
+@njit(nogil=True, cache=True)
+def _unpack(
+    coefficients: NDArray[np.int64], bits: int, k: int, fields: NDArray[np.int64]
+) -> np.int64:  # pragma: no cover - compiled
+    """What is left above the last field of any coefficient; 0 if all is well."""
+    half, mask = np.int64(1) << (bits - 1), (np.int64(1) << bits) - 1
+    bias = np.int64(0)
+    for place in range(k):
+        bias += half << (bits * place)
+        part = fields[place::k]
+        for j in range(part.size):
+            part[j] = coefficients[j]
+    beyond = np.int64(0)
+    for j in range(coefficients.size):
+        beyond |= (coefficients[j] + bias) >> (bits * k)
+    for place in range(k):
+        part = fields[place::k]
+        shift = bits * place
+        for j in range(part.size):
+            part[j] = (((part[j] + bias) >> shift) & mask) - half
+    return beyond

@@ -8,11 +8,14 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from fedhe.errors import RemoteProtocolError, TrainingError
 from fedhe.he.params import CkksParams
 from fedhe.model.layout import Layout
+
+_WORD = 2.0**-32
 
 
 def steps(
@@ -60,18 +63,17 @@ def steps(
     )
 
 
-def quantise(
-    change: NDArray[np.floating], weight: float, step_per_value: NDArray[np.float64], rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Puts weighted changes on the grid: x = float64(change) * weight / step, then floor(x) or floor(x) + 1.
+def quantise(change: NDArray[np.floating], weight: float, step: float, words: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """Puts weighted changes of one tensor on its grid: x = float64(change) * weight / step, then floor(x) or the next.
 
-    The upper one is taken with probability x - floor(x), so the result is unbiased, and a whole x never moves.
+    The upper one is taken where word / 2^32 < x - floor(x): with uniform words the result is unbiased within 2^-32 of
+    a step, and a whole x never moves.
 
     Args:
         change: (m,) float32 or float64.
         weight: this site's share of the average, 0 to 1.
-        step_per_value: (m,) float64, or one value for all; where it is 0 the change must be 0.
-        rng: draws one uniform number for each value; not a secret, so the same seed may give the same fields again.
+        step: the value of one unit; where it is 0 the changes must be 0.
+        words: (m,) uint32, uniform; no secret, so that a site which starts over rounds the same way.
 
     Returns:
         (m,) int64.
@@ -81,36 +83,36 @@ def quantise(
     """
     if not (math.isfinite(weight) and 0 <= weight <= 1):
         raise TrainingError(f"expected a weight from 0 to 1, got {weight}")
-    step = np.broadcast_to(np.asarray(step_per_value, dtype=np.float64), change.shape)
-    scaled = change.astype(np.float64)
-    scaled *= weight
-    if step.size and float(step.min()) > 0.0:
-        scaled /= step
-    else:
-        still = step == 0.0
-        if bool((scaled[still] != 0.0).any()):
-            raise TrainingError(
-                "expected no change where the round's grid has step 0, got one",
-                "the site's note and its update do not belong together",
-            )
-        np.divide(scaled, step, out=scaled, where=~still)
-    # One pass finds NaN and infinity: both survive the sum, and |fields| < 2^32 cannot overflow it.
-    if not math.isfinite(float(np.abs(scaled).sum())):
+    if not np.isfinite(change).all():
         raise TrainingError(
             "expected finite changes, got NaN or infinity", "training diverged: lower the learning rate, clip gradients"
         )
-    below = np.floor(scaled)
-    scaled -= below
-    fields = below.astype(np.int64)
-    fields += rng.random(fields.shape) < scaled
+    fields = np.zeros(change.shape, dtype=np.int64)
+    if step > 0:
+        _round(change, weight, step, words, fields)
+    elif change.any() and weight > 0:
+        raise TrainingError(
+            "expected no change where the round's grid has step 0, got one",
+            "the site's note and its update do not belong together",
+        )
     return fields
 
 
-def dequantise(fields: NDArray[np.int64], step_per_value: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The weighted mean of the sites' changes: float64(fields) * step, elementwise.
+@njit(nogil=True, cache=True)
+def _round(
+    change: NDArray[np.floating], weight: float, step: float, words: NDArray[np.uint32], fields: NDArray[np.int64]
+) -> None:  # pragma: no cover - compiled
+    for j in range(fields.size):
+        scaled = np.float64(change[j]) * weight / step
+        below = np.floor(scaled)
+        fields[j] = np.int64(below) + np.int64(np.float64(words[j]) * _WORD < scaled - below)
+
+
+def dequantise(fields: NDArray[np.int64], step: float) -> NDArray[np.float64]:
+    """The weighted mean of the sites' changes of one tensor: float64(fields) * step, elementwise.
 
     Args:
         fields: (n,) int64, summed over the sites.
-        step_per_value: (n,) float64.
+        step: the value of one unit.
     """
-    return fields.astype(np.float64) * step_per_value
+    return fields.astype(np.float64) * step

@@ -1,32 +1,31 @@
-"""Residues below 2^30 to 30-bit words and back, vectorised; and modular sums of them.
+"""Residues below 2^30 to 30-bit words and back, and modular sums of them; compiled, vectorised, without the GIL.
 
 Sixteen equal planes of residues become fifteen planes of 32-bit words: word plane i holds residue plane i, and in its
 two upper bits the bits 2i and 2i + 1 of residue plane 15. Every step works on whole contiguous planes.
 """
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 RESIDUE_BITS = 30
-_PLANES = 16
+PLANES = 16
 _WORDS = 15
 _MASK = np.uint32((1 << RESIDUE_BITS) - 1)
+_TOP = np.uint32(RESIDUE_BITS)
 
 
 def packed_bytes(residues: int) -> int:
     """Bytes of that many residues, a multiple of 16."""
-    return residues // _PLANES * _WORDS * 4
+    return residues // PLANES * _WORDS * 4
 
 
-def pack_residues(residues: NDArray[np.uint32]) -> bytes:
+def pack_residues(residues: NDArray[np.uint32]) -> NDArray[np.uint8]:
     """Packs (..., n) residues below 2^30, n a multiple of 16; 3.75 bytes each, little-endian."""
-    planes = residues.reshape(-1, _PLANES, residues.shape[-1] // _PLANES)
-    words = np.empty((planes.shape[0], _WORDS, planes.shape[2]), dtype="<u4")
-    last = planes[:, _WORDS]
-    for place in range(_WORDS):
-        top = (last >> np.uint32(2 * place)) << np.uint32(RESIDUE_BITS)
-        np.bitwise_or(top, planes[:, place], out=words[:, place])
-    return words.tobytes()
+    planes = np.ascontiguousarray(residues).reshape(-1, PLANES, residues.shape[-1] // PLANES)
+    words = np.empty((planes.shape[0], _WORDS, planes.shape[2]), dtype=np.uint32)
+    _pack(planes, words)
+    return words.reshape(-1).view(np.uint8)
 
 
 def unpack_residues(data: bytes | memoryview, shape: tuple[int, ...]) -> NDArray[np.uint32]:
@@ -36,23 +35,69 @@ def unpack_residues(data: bytes | memoryview, shape: tuple[int, ...]) -> NDArray
         data: exactly `packed_bytes` of the shape's size; the caller has checked it.
         shape: (..., n).
     """
-    width = shape[-1] // _PLANES
+    width = shape[-1] // PLANES
     words = np.frombuffer(data, dtype="<u4").reshape(-1, _WORDS, width)
-    planes = np.empty((words.shape[0], _PLANES, width), dtype=np.uint32)
-    np.bitwise_and(words, _MASK, out=planes[:, :_WORDS])
-    last = planes[:, _WORDS]
-    last[:] = 0
-    for place in range(_WORDS):
-        top = words[:, place] >> np.uint32(RESIDUE_BITS)
-        top <<= np.uint32(2 * place)
-        last |= top
+    planes = np.empty((words.shape[0], PLANES, width), dtype=np.uint32)
+    _unpack(words, planes)
     return planes.reshape(shape)
+
+
+def largest(residues: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """(primes,) uint32: the largest residue modulo each prime, of (..., primes, degree) contiguous residues."""
+    found = np.zeros(residues.shape[-2], dtype=np.uint32)
+    _largest(residues.reshape(-1, *residues.shape[-2:]), found)
+    return found
 
 
 def add_residues(total: NDArray[np.uint32], addend: NDArray[np.uint32], primes: tuple[int, ...]) -> None:
     """Adds modulo each prime, into `total`; both (..., len(primes), n), below p, which is below 2^31."""
-    total += addend
-    for number, prime in enumerate(primes):
-        part = total[..., number, :]
-        # part - p wraps around to a huge number exactly where part < p
-        np.minimum(part, part - np.uint32(prime), out=part)
+    flat = total.reshape(-1, *total.shape[-2:])
+    _add(flat, addend.reshape(flat.shape), np.array(primes, dtype=np.uint32))
+
+
+@njit(nogil=True, cache=True)
+def _pack(planes: NDArray[np.uint32], words: NDArray[np.uint32]) -> None:  # pragma: no cover - compiled
+    for group in range(planes.shape[0]):
+        last = planes[group, _WORDS]
+        for place in range(_WORDS):
+            shift = np.uint32(2 * place)
+            plane, word = planes[group, place], words[group, place]
+            for j in range(plane.size):
+                word[j] = ((last[j] >> shift) << _TOP) | plane[j]
+
+
+@njit(nogil=True, cache=True)
+def _unpack(words: NDArray[np.uint32], planes: NDArray[np.uint32]) -> None:  # pragma: no cover - compiled
+    for group in range(words.shape[0]):
+        last = planes[group, _WORDS]
+        last[:] = np.uint32(0)
+        for place in range(_WORDS):
+            shift = np.uint32(2 * place)
+            plane, word = planes[group, place], words[group, place]
+            for j in range(plane.size):
+                plane[j] = word[j] & _MASK
+            for j in range(last.size):
+                last[j] |= (word[j] >> _TOP) << shift
+
+
+@njit(nogil=True, cache=True)
+def _largest(residues: NDArray[np.uint32], found: NDArray[np.uint32]) -> None:  # pragma: no cover - compiled
+    for polynomial in range(residues.shape[0]):
+        for k in range(residues.shape[1]):
+            most = found[k]
+            for value in residues[polynomial, k]:
+                most = max(most, value)
+            found[k] = most
+
+
+@njit(nogil=True, cache=True)
+def _add(
+    total: NDArray[np.uint32], addend: NDArray[np.uint32], primes: NDArray[np.uint32]
+) -> None:  # pragma: no cover - compiled
+    for polynomial in range(total.shape[0]):
+        for k in range(total.shape[1]):
+            prime, into, other = primes[k], total[polynomial, k], addend[polynomial, k]
+            for j in range(into.size):
+                added = np.uint32(into[j] + other[j])
+                # added - p wraps around to a huge number exactly where added < p
+                into[j] = min(added, np.uint32(added - prime))

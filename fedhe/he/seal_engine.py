@@ -17,23 +17,12 @@ import numpy as np
 import tenseal.sealapi as seal
 from numpy.typing import NDArray
 
-from fedhe.errors import CapacityError, ConfigError, FedheError, RemoteProtocolError, TrustError
-from fedhe.he.ciphertext import (
-    MAX_CHUNK_INDEX,
-    MAX_CIPHERTEXTS,
-    SEED_BYTES,
-    ChunkHeader,
-    ChunkKind,
-    Expectation,
-    read_chunk,
-    write_chunk,
-)
+from fedhe.errors import TrustError
+from fedhe.he.ciphertext import SEAL_SEED_BYTES, C1Form, Expectation, write_chunk
+from fedhe.he.engine import check_key, halves, read_sum, round_exactly, self_test, upload_header
 from fedhe.he.keys import SecretKey
-from fedhe.he.params import ERROR_BOUND, CkksParams
+from fedhe.he.params import CkksParams
 from fedhe.he.seal_stream import SealStream
-from fedhe.he.sums import add_chunks
-
-CONTEXT_BYTES = 32
 
 
 class SealEngine:
@@ -49,17 +38,12 @@ class SealEngine:
     """
 
     def __init__(self, params: CkksParams, secret_key: SecretKey) -> None:
-        if secret_key.ring_id != params.ring_id:
-            raise TrustError(
-                f"HE secret key {secret_key.key_id.hex()}: expected a key of ring {params.ring_id.hex()}, "
-                f"got one of {secret_key.ring_id.hex()}",
-                "the project's HE parameters changed: install the newest kit",
-            )
+        check_key(params, secret_key)
         self.params = params
         self.key_id = secret_key.key_id
         self._lock = threading.Lock()
         self._stream = SealStream(params)
-        primes, degree = len(params.primes), params.poly_modulus_degree
+        primes = len(params.primes)
         residues = secret_key.residues()
         self._encryptor = seal.Encryptor(self._stream.context, self._stream.load_key(residues))
         self._secret = self._stream.load_plaintext(residues[:primes])
@@ -70,73 +54,30 @@ class SealEngine:
         self._sum_of = seal.Decryptor(self._stream.context, self._stream.load_key(np.ones_like(residues)))
         self._prime_column = np.array(params.primes, dtype=np.int64).reshape(primes, 1)
         self._inverse = pow(params.primes[0], -1, params.primes[1])
-        self._largest = ((params.modulus - 1) // 2 - ERROR_BOUND * params.max_sites) // params.scale
-        self._test(degree)
+        self_test(self)
 
     def encrypt(self, coefficients: NDArray[np.int64], context: bytes, index: int) -> bytes:
         """Encrypts a chunk with fresh randomness; see `Engine.encrypt`."""
-        count = self._check(coefficients, context, index)
-        primes, degree = len(self.params.primes), self.params.poly_modulus_degree
+        header = upload_header(self, coefficients, context, index, C1Form.SEAL_SEEDS)
         with self._lock:
-            c0 = np.empty((count, 1, primes, degree), dtype=np.uint32)
-            seeds = np.empty((count, SEED_BYTES), dtype=np.uint8)
+            c0 = np.empty(header.polynomials_shape, dtype=np.uint32)
+            seeds = np.empty((header.count, SEAL_SEED_BYTES), dtype=np.uint8)
             for number, plaintext in enumerate(self._plaintexts(coefficients)):
                 residues, seed = self._stream.save_seeded(self._encryptor.encrypt_symmetric(plaintext))
                 c0[number, 0] = residues
                 seeds[number] = np.frombuffer(seed, dtype=np.uint8)
-        header = ChunkHeader(
-            kind=ChunkKind.SEEDED,
-            primes=primes,
-            prime_bits=self.params.coeff_modulus_bits[0],
-            degree=degree,
-            index=index,
-            count=count,
-            sites=1,
-            key_id=self.key_id,
-            params_id=self.params.params_id,
-            context=context,
-        )
         return write_chunk(header, seeds, c0)
 
     def decrypt(self, data: bytes, expect: Expectation) -> NDArray[np.int64]:
         """Decrypts a chunk of a sum, exactly; see `Engine.decrypt`."""
-        if expect.kind is not ChunkKind.FULL:
-            raise RemoteProtocolError(f"expected to decrypt a chunk of kind FULL, was asked for {expect.kind.name}")
-        if expect.key_id != self.key_id:
-            raise TrustError(f"expected ciphertexts of key {self.key_id.hex()}, was asked for {expect.key_id.hex()}")
-        chunk = read_chunk(data, expect=expect, params=self.params)
-        sites = chunk.header.sites
-        if sites > self.params.max_sites:
-            raise RemoteProtocolError(f"expected a sum of at most {self.params.max_sites} sites, got one of {sites}")
+        chunk = read_sum(self, data, expect)
+        polynomials = np.stack(halves(chunk, self.params), axis=1)
         try:
             with self._lock:
-                noisy = self._decrypt_polynomials(chunk.polynomials)
+                noisy = self._decrypt_polynomials(polynomials)
         except (RuntimeError, ValueError) as error:  # such as a c1 of zeros, which would be no encryption
             raise TrustError(f"SEAL refuses the sum ({error}): expected ciphertexts of the key") from error
-        half = self.params.scale // 2
-        exact = (noisy + half) >> self.params.scale_bits
-        residual = int(np.abs(noisy - (exact << self.params.scale_bits)).max())
-        if residual > ERROR_BOUND * sites:
-            raise TrustError(
-                f"decrypted noise {residual} is larger than {sites} honest sites can cause "
-                f"({ERROR_BOUND * sites}): wrong key or altered sum",
-                "do not retry: ask the coordinator whether all sites and the server hold the same kit version",
-            )
-        return exact
-
-    def _check(self, coefficients: NDArray[np.int64], context: bytes, index: int) -> int:
-        degree = self.params.poly_modulus_degree
-        shape = coefficients.shape
-        if len(shape) != 2 or shape[1] != degree or not 1 <= shape[0] <= MAX_CIPHERTEXTS:
-            raise CapacityError(f"expected coefficients of shape (1 to {MAX_CIPHERTEXTS}, {degree}), got {shape}")
-        worst = max(int(coefficients.max()), -int(coefficients.min()))
-        if worst > self._largest:
-            raise CapacityError(f"expected coefficients within +-{self._largest}, got {worst}")
-        if len(context) != CONTEXT_BYTES or not 0 <= index <= MAX_CHUNK_INDEX:
-            raise CapacityError(
-                f"expected a context of {CONTEXT_BYTES} bytes and a chunk from 0, got {len(context)} bytes and {index}"
-            )
-        return len(coefficients)
+        return round_exactly(noisy, self.params, chunk.header.sites)
 
     def _plaintexts(self, coefficients: NDArray[np.int64]) -> list[Any]:
         """SEAL plaintexts Delta m in NTT form, for (count, degree) coefficients."""
@@ -191,22 +132,6 @@ class SealEngine:
         factor += first
         factor -= (factor > self.params.modulus // 2) * self.params.modulus
         return factor
-
-    def _test(self, degree: int) -> None:
-        """Encrypts, sums and decrypts one known chunk, so that a build that computes wrongly never sees an update."""
-        message = (np.arange(2 * degree, dtype=np.int64).reshape(2, degree) - degree) * (self._largest // degree // 4)
-        context = bytes(CONTEXT_BYTES)
-        expect = Expectation(ChunkKind.SEEDED, self.key_id, self.params.params_id, context, 0)
-        try:
-            total = add_chunks(
-                [self.encrypt(message, context, 0), self.encrypt(message, context, 0)], self.params, expect
-            )
-            full = Expectation(ChunkKind.FULL, self.key_id, self.params.params_id, context, 0, 2, 2)
-            exact = bool((self.decrypt(total, full) == 2 * message).all())
-        except FedheError as error:
-            raise ConfigError(f"SEAL failed its self-test: {error.message}") from error
-        if not exact:
-            raise ConfigError("SEAL failed its self-test: expected the exact sum, got another")
 
 
 def _residues(scaled: NDArray[np.int64], primes: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -18,7 +18,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from fedhe.errors import ConfigError
-from fedhe.he.ciphertext import SEED_BYTES
+from fedhe.he.ciphertext import SEAL_SEED_BYTES
 from fedhe.he.params import CkksParams
 
 _STREAM = struct.Struct("<2sBBBBHQ")  # magic, header size, major, minor, compression, reserved, total size
@@ -32,7 +32,7 @@ _MAX_BODY_BYTES = 160 * 1024  # two polynomials modulo two primes are 128 KiB, a
 Octets = bytes | memoryview
 _HINT = "install the pinned version of tenseal (constraints.txt)"
 
-_KNOWN_SEED = bytes(range(SEED_BYTES))
+_KNOWN_SEED = bytes(range(SEAL_SEED_BYTES))
 # By bits of the primes: SHA-256 over c1 expanded from the seed above and the NTT of the polynomials (X, 1 + X), all as
 # little-endian uint64. Made with SEAL 4.0 (TenSEAL 0.3.16 to 0.3.18).
 _KNOWN_ANSWERS = {
@@ -139,9 +139,9 @@ class SealStream:
         begin = _META.size + _STREAM.size + _LENGTH.size
         count = self._shape[0] * self._shape[1]
         seed = begin + 8 * count + _STREAM.size + len(_BLAKE2XB)
-        if len(body) != seed + SEED_BYTES or body[seed - len(_BLAKE2XB) : seed] != _BLAKE2XB:
+        if len(body) != seed + SEAL_SEED_BYTES or body[seed - len(_BLAKE2XB) : seed] != _BLAKE2XB:
             raise ConfigError(
-                f"SEAL's stream: expected a seeded ciphertext of {seed + SEED_BYTES} bytes, got {len(body)}", _HINT
+                f"SEAL's stream: expected a seeded ciphertext of {seed + SEAL_SEED_BYTES} bytes, got {len(body)}", _HINT
             )
         return np.frombuffer(body, dtype="<u8", count=count, offset=begin).reshape(self._shape), body[seed:]
 
@@ -187,9 +187,9 @@ class SealStream:
     def _prepare_expansion(self) -> int:
         """Writes a seeded ciphertext whose c0 is 0, without the seed; returns where the seed goes."""
         zeros = np.zeros(self._shape, dtype="<u8")
-        seed_head = self._head(len(_BLAKE2XB) + SEED_BYTES) + _BLAKE2XB
+        seed_head = self._head(len(_BLAKE2XB) + SEAL_SEED_BYTES) + _BLAKE2XB
         body = self._meta(2, is_ntt=True) + self.array(zeros) + zeros.tobytes() + seed_head
-        return os.pwrite(self._seed_memory, self._head(len(body) + SEED_BYTES) + body, 0)
+        return os.pwrite(self._seed_memory, self._head(len(body) + SEAL_SEED_BYTES) + body, 0)
 
     def _check_known_answers(self) -> None:
         polynomials = np.zeros((2, *self._shape), dtype=np.uint64)

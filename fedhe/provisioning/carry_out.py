@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedhe.config.project import Project
+from fedhe.errors import StateError
 from fedhe.he.keys import SecretKey
 from fedhe.he.params import CkksParams
 from fedhe.provisioning.issue import Issued, issue_certificate, make_authority, server_hosts
@@ -26,7 +27,15 @@ from fedhe.provisioning.state import (
 from fedhe.trust import installation as kit_files
 from fedhe.trust.certificates import SERVER
 from fedhe.trust.private_files import file_error, fsync_folder, make_private_folder, write_private
-from fedhe.trust.roster import Participant, Revocation, Roster, sign_roster
+from fedhe.trust.roster import (
+    MAX_PARTICIPANTS,
+    MAX_REVOCATIONS,
+    MAX_ROSTER_BYTES,
+    Participant,
+    Revocation,
+    Roster,
+    sign_roster,
+)
 from fedhe.trust.sealed import GroupKey
 from fedhe.trust.signatures import parse_private_key
 
@@ -64,6 +73,7 @@ def carry_out(project: Project, state: State | None, plan: Plan, now: float) -> 
 
     Raises:
         TrustError: the authority has expired.
+        StateError: more certificates are to be listed or revoked than a roster can hold.
     """
     begun = _begin(project, now) if state is None else _take_settings(project, state)
     if any(action.kind is ActionKind.REKEY for action in plan.actions):
@@ -180,6 +190,15 @@ def _sign(state: State, authority: Issued, now: float) -> State:
         revoked=tuple(Revocation(r.name, r.serial, r.when, r.reason) for r in state.revoked),
     )
     signed = sign_roster(roster, parse_private_key(authority.key_pem, "key of the authority"))
+    sizes = (len(roster.participants), len(roster.revoked), len(signed))
+    if any(
+        size > most for size, most in zip(sizes, (MAX_PARTICIPANTS, MAX_REVOCATIONS, MAX_ROSTER_BYTES), strict=True)
+    ):
+        raise StateError(
+            f"roster: expected at most {MAX_PARTICIPANTS} certificates, {MAX_REVOCATIONS} revoked ones and "
+            f"{MAX_ROSTER_BYTES} bytes, got {sizes[0]}, {sizes[1]} and {sizes[2]}",
+            "nobody could read it; begin a new federation in an empty folder (--out DIR)",
+        )
     return state.model_copy(update={"roster_version": roster.version, "signed_roster": signed})
 
 

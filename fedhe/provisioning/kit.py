@@ -22,7 +22,7 @@ from typing import Annotated
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from fedhe.config.document import FrozenModel
 from fedhe.errors import TrustError
@@ -51,12 +51,16 @@ class WrongPassphraseError(TrustError):
     """The passphrase does not open the kit; or the kit was altered, which cannot be told apart."""
 
 
+_Name = Annotated[str, StringConstraints(max_length=100, pattern=r"^[A-Za-z][A-Za-z0-9_.@+-]*$")]
+"""As `fedhe.config.project` allows names; nothing that climbs out of a folder or steers a terminal."""
+
+
 class KitLabel(FrozenModel):
     """What a kit says of itself before it is opened; to be believed only after."""
 
-    project: str = Field(max_length=100)
-    role: str = Field(max_length=40)
-    name: str = Field(max_length=100)
+    project: _Name
+    role: _Name
+    name: _Name
     scrypt_log2_cost: Annotated[int, Field(ge=SCRYPT_LOG2_COST_RANGE[0], le=SCRYPT_LOG2_COST_RANGE[1])]
 
 

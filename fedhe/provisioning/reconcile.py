@@ -135,9 +135,9 @@ def _check_same_project(project: Project, state: State, wishes: Wishes) -> None:
         )
 
 
-def _ring(settings: Project | State) -> tuple[int, tuple[int, ...], str]:
+def _ring(settings: Project | State) -> tuple[int, tuple[int, ...]]:
     """What a key depends on; scale and field widths may change without a new key."""
-    return settings.he.poly_modulus_degree, settings.he.coeff_modulus_bits, settings.engine
+    return settings.he.poly_modulus_degree, settings.he.coeff_modulus_bits
 
 
 def _reissue(want: Wanted, has: IssuedParticipant, project: Project, state: State, wishes: Wishes) -> Action | None:
@@ -150,6 +150,11 @@ def _reissue(want: Wanted, has: IssuedParticipant, project: Project, state: Stat
         (want.name in state.pending, "the last run ended before its passphrase was shown", True),
         (want.holds_key and not has.holds_key, "shall hold the keys", False),
         (project.he != state.he, "new HE parameters", False),
+        (
+            project.engine != state.engine and want.role == SITE,
+            f"encrypts with the {project.engine} engine from now on, not with {state.engine}",
+            False,
+        ),
         (
             (project.server.host, project.server.port) != (state.host, state.port),
             f"the server moved from {state.host}:{state.port} to {project.server.host}:{project.server.port}",

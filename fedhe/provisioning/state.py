@@ -10,12 +10,20 @@ from typing import Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from fedhe.config.document import FrozenModel
-from fedhe.config.project import HeSection
+from fedhe.config.project import EngineName, HeSection
 from fedhe.errors import StateError, TrustError
-from fedhe.trust.private_files import check_private, file_error, make_private_folder, read_private, write_private
+from fedhe.trust.installation import COORDINATOR_STATE_FILE
+from fedhe.trust.private_files import (
+    check_private,
+    file_error,
+    make_private_folder,
+    read_limited,
+    read_private,
+    write_private,
+)
+from fedhe.trust.roster import MAX_ROSTER_BYTES, read_roster
 
 PRIVATE_FOLDER = "private"
-STATE_FILE = "state.json"
 LOCK_FILE = "lock"
 KITS_FOLDER = "kits"
 ROSTER_FILE = "roster.signed"
@@ -73,7 +81,7 @@ class State(FrozenModel):
     host: str
     port: int
     he: HeSection
-    engine: str
+    engine: EngineName
     min_sites: int
     ca_pem: bytes
     ca_key_pem: bytes = Field(repr=False)
@@ -94,11 +102,31 @@ def load_state(out: Path) -> State | None:
 
     Raises:
         TrustError: others could read it, or it was altered.
+        StateError: it is missing or older than the roster beside it.
     """
-    path = out / PRIVATE_FOLDER / STATE_FILE
+    path, roster = out / PRIVATE_FOLDER / COORDINATOR_STATE_FILE, out / ROSTER_FILE
     if not path.exists():
+        if roster.exists():
+            raise StateError(
+                f"{path}: expected the state that {roster} was made from, found none",
+                "bring private/ back from its backup, or begin a new federation in an empty folder (--out DIR)",
+            )
         return None
     check_private(path.parent)
+    state = _read_state(path)
+    # A run writes the state first, so the roster beside it is never newer.
+    if roster.exists():
+        signed = read_limited(roster, MAX_ROSTER_BYTES)
+        newest = read_roster(signed, state.ca_pem, project=state.project, at_least_version=1).version
+        if newest > state.roster_version:
+            raise StateError(
+                f"{path}: expected the state of roster version {newest}, got that of version {state.roster_version}",
+                "bring the newest private/ back from its backup",
+            )
+    return state
+
+
+def _read_state(path: Path) -> State:
     try:
         return State.model_validate_json(read_private(path, MAX_STATE_BYTES))
     except ValidationError as error:
@@ -116,7 +144,7 @@ def save_state(out: Path, state: State) -> None:
     Raises:
         ResourceError: the disk does not take it; the old state is untouched.
     """
-    write_private(out / PRIVATE_FOLDER / STATE_FILE, state.model_dump_json(indent=1).encode())
+    write_private(out / PRIVATE_FOLDER / COORDINATOR_STATE_FILE, state.model_dump_json(indent=1).encode())
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import aio
 
 from fedhe.errors import FedheError, RemoteProtocolError, ResourceError, TrustError
@@ -26,7 +27,10 @@ MAX_CALLS_AT_ONCE = 64
 """Calls that one participant may have under way; a site that behaves needs about ten."""
 
 MAX_TEXTS_BYTES = 8 * 1024 * 1024
-"""Largest request that carries many lines or jobs, bytes; their number and length have limits of their own."""
+"""Largest request that carries many lines, bytes; their number and length have limits of their own."""
+
+MAX_POLL_BYTES = limits.MAX_JOBS_PER_POLL * 4096
+"""Largest Poll, bytes; smaller than other texts, because an empty entry of two bytes takes about 90 when parsed."""
 
 MAX_KNOWN_CERTIFICATES = 4096
 """Checked certificates that are remembered, so that not every call verifies a signature again."""
@@ -58,7 +62,7 @@ _UPDATE_ROSTER = f"{_ADMIN}UpdateRoster"
 
 RULES: Mapping[str, Rule] = {
     f"{_FEDERATION}Join": Rule(SITES),
-    f"{_FEDERATION}Poll": Rule(SITES, MAX_TEXTS_BYTES),
+    f"{_FEDERATION}Poll": Rule(SITES, MAX_POLL_BYTES),
     f"{_FEDERATION}Ready": Rule(SITES, limits.MAX_READY_BYTES),
     f"{_FEDERATION}UploadStatus": Rule(SITES),
     f"{_FEDERATION}PutChunk": Rule(SITES, limits.MAX_MESSAGE_BYTES),
@@ -87,6 +91,21 @@ RULES: Mapping[str, Rule] = {
     f"{_HEALTH}Check": Rule(EVERYBODY),
     f"{_HEALTH}Watch": Rule(EVERYBODY),
 }
+
+NOBODY = Rule(frozenset(), max_bytes=0)
+"""For a method that is not in the table."""
+
+
+@dataclass(frozen=True)
+class Unparsed:
+    """Stands for a request that is no message, or is too large: parsed, it could take forty times as much memory.
+
+    Args:
+        size: bytes that came.
+    """
+
+    size: int
+
 
 _caller: ContextVar[Identity] = ContextVar("caller")
 
@@ -128,16 +147,13 @@ class Gate(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the t
         method = handler_call_details.method
         if handler is None:
             return handler
+        parse = _bounded(handler.request_deserializer, RULES.get(method, NOBODY).max_bytes)
         if handler.unary_unary is not None:
             behaviour = self._unary(method, handler.unary_unary)
-            return grpc.unary_unary_rpc_method_handler(
-                behaviour, handler.request_deserializer, handler.response_serializer
-            )
+            return grpc.unary_unary_rpc_method_handler(behaviour, parse, handler.response_serializer)
         if handler.unary_stream is not None:
             stream = self._stream(method, handler.unary_stream)
-            return grpc.unary_stream_rpc_method_handler(
-                stream, handler.request_deserializer, handler.response_serializer
-            )
+            return grpc.unary_stream_rpc_method_handler(stream, parse, handler.response_serializer)
         raise AssertionError(f"{method}: no client streams in this protocol")
 
     def identify(self, certificate: bytes, brought: bytes = b"") -> Identity:
@@ -190,16 +206,18 @@ class Gate(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the t
 
     @contextmanager
     def _admitted(self, method: str, request: Any, context: "aio.ServicerContext[Any, Any]") -> Iterator[None]:
-        rule = RULES.get(method)
+        rule = RULES.get(method, NOBODY)
+        unparsed = isinstance(request, Unparsed)
         self._roster.refresh()
         # A lead whose certificate was renewed is on the roster that he brings, and not yet on the one in force.
-        brought = request.roster if method == _UPDATE_ROSTER and len(request.roster) <= limits.MAX_ROSTER_BYTES else b""
+        brought = request.roster if method == _UPDATE_ROSTER and not unparsed else b""
         identity = self.identify(_certificate(context), brought)
-        if rule is None or identity.role not in rule.roles:
-            allowed = ", ".join(sorted(rule.roles)) if rule else "nobody"
+        if identity.role not in rule.roles:
+            allowed = ", ".join(sorted(rule.roles)) or "nobody"
             raise TrustError(f"{_short(method)} is for {allowed}; {identity.name} is {identity.role}")
-        if (size := request.ByteSize()) > rule.max_bytes:
-            raise RemoteProtocolError(f"{_short(method)}: expected at most {rule.max_bytes} bytes, got {size}")
+        if unparsed:
+            expected = f"at most {rule.max_bytes} bytes" if request.size > rule.max_bytes else "a message"
+            raise RemoteProtocolError(f"{_short(method)}: expected {expected}, got {request.size} bytes")
         who = f"{identity.role} {identity.name}"
         if self._calls[who] >= MAX_CALLS_AT_ONCE:
             raise ResourceError(f"{who} has {MAX_CALLS_AT_ONCE} calls under way, which is the most", "wait for them")
@@ -228,6 +246,22 @@ class Gate(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the t
         self._log.write("error", f"bug in {_short(method)}: {type(error).__name__}", caller=who, error=error)
         await context.abort(grpc.StatusCode.INTERNAL, f"bug in the server's {_short(method)}; its log has more")
         raise AssertionError("abort raises")
+
+
+def _bounded(parse: Callable[[bytes], Any] | None, max_bytes: int) -> Callable[[bytes], Any]:
+    """Parses what is small enough; whether the caller may call at all is told first, and needs no request."""
+    if parse is None:
+        raise AssertionError("all requests of this protocol are protobuf messages")
+
+    def bounded(data: bytes) -> Any:
+        if len(data) > max_bytes:
+            return Unparsed(len(data))
+        try:
+            return parse(data)
+        except DecodeError:
+            return Unparsed(len(data))
+
+    return bounded
 
 
 def _certificate(context: "aio.ServicerContext[Any, Any]") -> bytes:

@@ -17,8 +17,9 @@ from fedhe.server import places, records
 from fedhe.server.access import Gate, caller
 from fedhe.server.job_view import detail_message, job_message, rounds_message
 from fedhe.server.jobs import Job, ObjectKey
-from fedhe.server.log_book import MAX_LAST_LINES, LogEntry
+from fedhe.server.log_book import LogEntry
 from fedhe.server.memory import peak_rss_bytes
+from fedhe.server.one_line import one_line
 from fedhe.server.parts import Parts
 from fedhe.server.places import JOB
 from fedhe.server.project_sites import ProjectSites
@@ -28,7 +29,7 @@ from fedhe.server.submission import check_signature, make_job
 from fedhe.server.transfers import Transfers
 from fedhe.wire import AdminServicer, admin, federation
 from fedhe.wire.chunking import split
-from fedhe.wire.limits import MAX_TEXT_CHARACTERS
+from fedhe.wire.limits import MAX_LAST_LOG_LINES
 from fedhe.wire.messages import SignedJob, check_job_id, write_signed_job
 
 WATCH_PAUSE_SECONDS = 0.2
@@ -176,8 +177,7 @@ class AdminService(AdminServicer):
         phase = self._runner.job(request.job_id).state.phase
         if phase in {Phase.FINISHED, Phase.FAILED}:
             raise StateError(f"job {request.job_id} is {phase} already", "there is nothing to abort")
-        reason = "".join(one if one.isprintable() else " " for one in request.reason[:MAX_TEXT_CHARACTERS]).strip()
-        who = caller().name
+        reason, who = one_line(request.reason).strip(), caller().name
         also = self._decided("job-abort-asked", {"job": request.job_id, "by": who, "reason": reason})
         event = events.Abort(f"{reason or 'no reason given'} (by {who})", self._parts.clock())
         await self._runner.feed(request.job_id, event, also)
@@ -224,8 +224,8 @@ class AdminService(AdminServicer):
 
     async def ReadLog(self, request: admin.ReadLogRequest, _context: Any) -> AsyncIterator[federation.LogLine]:
         """Yields the last log lines, and then new ones where that is asked for."""
-        if request.last > MAX_LAST_LINES:
-            raise RemoteProtocolError(f"log: expected at most {MAX_LAST_LINES} lines, got {request.last}")
+        if request.last > MAX_LAST_LOG_LINES:
+            raise RemoteProtocolError(f"log: expected at most {MAX_LAST_LOG_LINES} lines, got {request.last}")
         if request.job_id:
             check_job_id(request.job_id)
         self._sites.check_source(request.source)

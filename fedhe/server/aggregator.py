@@ -29,6 +29,7 @@ class SumTask:
         params: HE parameters, field widths included.
         key_id: 16 bytes, the key that the ciphertexts must carry.
         context: 32 bytes, the round's roster.
+        max_forwarded: for how many sites, at most, the sum carries their seeds.
     """
 
     job_id: str
@@ -39,6 +40,7 @@ class SumTask:
     params: CkksParamsLiteral
     key_id: bytes
     context: bytes
+    max_forwarded: int
 
 
 @dataclass(frozen=True)
@@ -175,4 +177,4 @@ class Aggregator:
         for site in task.sites:
             path, chunk = self._blobs.locate(places.update(task.job_id, task.round, task.attempt, site), index)
             addends.append(Addend(site, path, chunk.digest))
-        return SumOrder(task.params, task.key_id, task.context, index, tuple(addends))
+        return SumOrder(task.params, task.key_id, task.context, index, tuple(addends), task.max_forwarded)

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from fedhe.errors import ResourceError
+from fedhe.errors import ResourceError, TrustError
 from fedhe.server import records
 from fedhe.server.store import Store
 from fedhe.trust import audit_log
@@ -73,8 +73,8 @@ class Audit:
     def note_refusal(self, now: float, caller: str, method: str, reason: str, address: str = "") -> None:
         """Notes that a call was refused, at most once in `REFUSAL_INTERVAL_SECONDS` for the same caller and method.
 
-        A full disk is no reason to answer a refused caller differently, so it is passed over here; the lines that
-        matter to a job raise.
+        A full disk or a damaged log is no reason to answer a refused caller differently, so it is passed over here;
+        the lines that matter to a job raise.
         """
         key = (caller, method)
         with self._lock:
@@ -85,7 +85,7 @@ class Audit:
             self._refusals[key] = now
         try:
             self.note(now, "call-refused", {"who": caller, "method": method, "reason": reason, "address": address})
-        except ResourceError:
+        except (ResourceError, TrustError):
             return
 
 

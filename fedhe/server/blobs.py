@@ -213,15 +213,17 @@ class BlobStore:
         return self._root / key
 
     def _chunks(self, key: str) -> dict[int, StoredChunk]:
-        if key not in self._index:
-            found = {}
-            folder = self._folder(key)
-            if folder.is_dir():
-                for entry in folder.iterdir():
-                    if match := _CHUNK_NAME.match(entry.name):
-                        found[int(match[1])] = StoredChunk(bytes.fromhex(match[2]), entry.stat().st_size)
-            self._index[key] = found
-        return self._index[key]
+        if (known := self._index.get(key)) is not None:
+            return known
+        found: dict[int, StoredChunk] = {}
+        folder = self._folder(key)
+        if not folder.is_dir():
+            return found  # not kept: a site may ask for any number of objects that never were
+        for entry in folder.iterdir():
+            if match := _CHUNK_NAME.match(entry.name):
+                found[int(match[1])] = StoredChunk(bytes.fromhex(match[2]), entry.stat().st_size)
+        self._index[key] = found
+        return found
 
     def _is_stored(self, key: str, index: int, chunk: StoredChunk) -> bool:
         with self._lock:

@@ -19,6 +19,7 @@ from fedhe.server.access import Gate, caller
 from fedhe.server.instructions import instruction_message
 from fedhe.server.jobs import Job
 from fedhe.server.log_book import LogEntry
+from fedhe.server.one_line import one_line
 from fedhe.server.parts import Parts
 from fedhe.server.presence import HEARTBEAT_SECONDS, Progress
 from fedhe.server.runner import Runner
@@ -33,7 +34,6 @@ from fedhe.wire.limits import (
     MAX_POLL_SECONDS,
     MAX_REPORT_LINES,
     MAX_ROUNDS,
-    MAX_TEXT_CHARACTERS,
     PROTOCOL_VERSION,
 )
 from fedhe.wire.messages import FINGERPRINT_BYTES, ReadyStatement, check_signed_ready
@@ -78,9 +78,9 @@ class FederationService(FederationServicer):
                     f"{site}: expected {what} {expected}, got {str(actual)[:80]}",
                     "install the same release of fedhe, and the newest kit of this project",
                 )
-        now = self._parts.clock()
-        self._parts.presence.seen(site, now, request.software_version[:64])
-        self._parts.log.write("info", f"{site} joined", version=request.software_version[:64])
+        now, version = self._parts.clock(), one_line(request.software_version[:64])
+        self._parts.presence.seen(site, now, version)
+        self._parts.log.write("info", f"{site} joined", version=version)
         self._runner.progress.notify()
         return federation.JoinReply(
             software_version=__version__,
@@ -103,8 +103,15 @@ class FederationService(FederationServicer):
         ends = loop.time() + min(max(wait, 0.0), MAX_POLL_SECONDS)
         while True:
             mark = self._runner.changes.mark
-            instructions = self._instructions(site, named)
             roster = self._newer_roster(request.roster_version)
+            try:
+                self._parts.roster.current.check(caller(), self._parts.clock())
+            except TrustError:
+                if not roster:
+                    raise
+                # Revoked while it waited: the roster tells it so, and nothing else is for it any more.
+                return federation.PollReply(roster=roster)
+            instructions = self._instructions(site, named)
             news = {one.job_id: one.id for one in instructions} != {name: p.working_on for name, p in named.items()}
             if news or roster or self._closing or loop.time() >= ends:
                 self._parts.presence.seen(site, self._parts.clock())
@@ -249,7 +256,7 @@ class FederationService(FederationServicer):
             raise RemoteProtocolError(f"report: expected a known problem, got {request.problem}")
         if len(request.lines) > MAX_REPORT_LINES:
             raise RemoteProtocolError(f"report: expected at most {MAX_REPORT_LINES} lines, got {len(request.lines)}")
-        message = _one_line(request.message)
+        message = one_line(request.message)
         now = self._parts.clock()
         lines = [LogEntry(now, "error", site, request.job_id, line) for line in request.lines]
         waits = problem is events.Problem.WAITING_FOR_APPROVAL
@@ -299,12 +306,7 @@ def _progress(said: federation.JobProgress) -> Progress:
     return Progress(
         activity=activity.removeprefix("ACTIVITY_").lower().replace("_", " "),
         fraction=min(max(said.fraction, 0.0), 1.0) if math.isfinite(said.fraction) else 0.0,
-        detail=_one_line(said.detail),
+        detail=one_line(said.detail),
         model_version=said.model_version,
         working_on=said.working_on[:100],
     )
-
-
-def _one_line(text: str) -> str:
-    """What a site wrote, made fit for a terminal, a log and an audit line."""
-    return "".join(one if one.isprintable() else " " for one in text[:MAX_TEXT_CHARACTERS]).strip()

@@ -43,17 +43,20 @@ class Health:
         """Answers on the folder's socket.
 
         Returns:
-            False if the folder's path is too long for a socket.
+            False if the folder takes no socket: its path is too long, its disk is full or knows no sockets.
         """
         path = folder / SOCKET
         if len(str(path).encode()) > MAX_SOCKET_PATH:
             return False
-        path.unlink(missing_ok=True)
-        self._local = aio.server()
-        self.add_to(self._local)
-        self._local.add_insecure_port(f"unix:{path}")
-        self._socket = path
-        await self._local.start()
+        local = aio.server()
+        self.add_to(local)
+        try:
+            path.unlink(missing_ok=True)
+            local.add_insecure_port(f"unix:{path}")
+        except (OSError, RuntimeError):  # gRPC says only that binding failed
+            return False
+        self._local, self._socket = local, path
+        await local.start()
         return True
 
     async def close(self) -> None:

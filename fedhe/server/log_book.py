@@ -16,14 +16,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
+from fedhe.server.one_line import one_line
+from fedhe.wire.limits import MAX_LAST_LOG_LINES
+
 SERVER = "server"
 MAX_FILE_BYTES = 8 * 1024 * 1024
 KEPT_FILES = 4
 """How many files a source has at most, the present one included."""
-MAX_MESSAGE_CHARACTERS = 4000
 MAX_WAITING_LINES = 1000
 """Lines that wait for a follower who reads slowly; beyond, the oldest are left out for him."""
-MAX_LAST_LINES = 10_000
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -60,7 +61,7 @@ class LogBook:
 
     def last(self, count: int, source: str = "", job_id: str = "") -> list[LogEntry]:
         """The newest `count` lines of a source (all if empty) about a job (all if empty), oldest first."""
-        count = min(count, MAX_LAST_LINES)
+        count = min(count, MAX_LAST_LOG_LINES)
         if count <= 0:
             return []
         newest: list[LogEntry] = []
@@ -166,7 +167,4 @@ def _read(path: Path) -> Iterator[LogEntry]:
 
 
 def _clean(entry: LogEntry) -> LogEntry:
-    # Site and job code write these texts; without control characters they cannot steer an admin's terminal.
-    text = entry.message[:MAX_MESSAGE_CHARACTERS]
-    text = "".join(character if character.isprintable() else " " for character in text).rstrip()
-    return replace(entry, message=text, level=entry.level if entry.level in LEVELS else "info")
+    return replace(entry, message=one_line(entry.message), level=entry.level if entry.level in LEVELS else "info")

@@ -21,6 +21,7 @@ class Parts:
     Args:
         project: the project's name.
         params: the project's HE parameters.
+        max_forwarded: for how many sites, at most, a sum carries their seeds (he/sums.py).
         started_at: seconds since 1970 UTC.
         clock: likewise, now.
     """
@@ -34,5 +35,6 @@ class Parts:
     roster: RosterFile
     book: LogBook
     log: ServerLog
+    max_forwarded: int
     started_at: float
     clock: Callable[[], float] = time.time

@@ -43,8 +43,3 @@ def update(job_id: str, round_: int, attempt: int, site: str) -> str:
 def sum_(job_id: str, round_: int, attempt: int) -> str:
     """The sum of a round."""
     return place(job_id, SUM, round_, attempt, "")
-
-
-def checkpoint(job_id: str, version: int, site: str) -> str:
-    """A sealed checkpoint of one version, as one site sends it."""
-    return place(job_id, CHECKPOINT, version, 0, site)

@@ -61,10 +61,9 @@ class Presence:
         self._unsaved.add(name)
         return was_offline
 
-    def set_enabled(self, name: str, enabled: bool) -> SiteRow:
-        """Changes what an admin set; the caller stores the row that comes back."""
+    def set_enabled(self, name: str, enabled: bool) -> None:
+        """Changes what an admin set, once it is stored."""
         self._sites[name] = replace(self.site(name), enabled=enabled)
-        return self._sites[name]
 
     def online(self, name: str, now: float) -> bool:
         """Whether the site polled lately."""

@@ -1,9 +1,10 @@
 """The sites of the project: on the roster or revoked, enabled or not, and what a change of that means to the jobs."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from fedhe.errors import NotFoundError
 from fedhe.rounds import events
@@ -27,11 +28,13 @@ class Followed:
         version: an older file is refused at the next start.
         key_id: hex id of the project's CKKS key; empty before the first.
         sites: on it.
+        known: sites of this and all earlier ones; a revocation alone does not say whether it is a site's.
     """
 
     version: int = 0
     key_id: str = ""
     sites: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
 
 
 def read_followed(store: Store) -> Followed:
@@ -41,7 +44,8 @@ def read_followed(store: Store) -> Followed:
     if text is None:
         return Followed()
     value = json.loads(text)
-    return Followed(value["version"], value["key_id"], tuple(value["sites"]))
+    sites = tuple(value["sites"])
+    return Followed(value["version"], value["key_id"], sites, tuple(value.get("known", sites)))
 
 
 class ProjectSites:
@@ -54,14 +58,14 @@ class ProjectSites:
         self._problem: str | None = None
 
     def listing(self) -> list[admin.Site]:
-        """All sites that the roster names, and those whose certificates were all revoked."""
+        """All sites that the roster names, and those that an earlier one named."""
         now, roster, presence = self._parts.clock(), self._parts.roster.current, self._parts.presence
         expires: dict[str, float] = {}
         for one in roster.participants:
             if one.role == SITE:
                 expires[one.name] = max(expires.get(one.name, 0.0), one.not_after)
         others = {one.name for one in roster.participants if one.role != SITE}
-        names = sorted({*expires, *presence.names(), *(one.name for one in roster.revoked)} - others)
+        names = sorted({*expires, *presence.names(), *self._followed.known} - others)
         return [
             admin.Site(
                 name=name,
@@ -99,8 +103,12 @@ class ProjectSites:
         sites = self._parts.roster.current.sites
         if name not in sites:
             raise NotFoundError(f"no site {name[:80]!r} in this project", f"sites: {', '.join(sites)}")
+        # To its end even if the call is cut: what is on the disk and what is in memory must not differ.
+        await asyncio.shield(asyncio.create_task(self._set_enabled(name, enabled, by)))
+
+    async def _set_enabled(self, name: str, enabled: bool, by: str) -> None:
         now = self._parts.clock()
-        row = self._parts.presence.set_enabled(name, enabled)
+        row = replace(self._parts.presence.site(name), enabled=enabled)
 
         def write() -> None:
             with self._parts.store.write() as connection:
@@ -108,11 +116,8 @@ class ProjectSites:
                 kind = "site-enabled" if enabled else "site-disabled"
                 self._parts.audit.decide(connection, now, kind, {"site": name, "by": by})
 
-        try:
-            await asyncio.to_thread(write)
-        except BaseException:
-            self._parts.presence.set_enabled(name, not enabled)
-            raise
+        await asyncio.to_thread(write)
+        self._parts.presence.set_enabled(name, enabled)
         self._parts.log.write("info", f"site {name} {'enabled' if enabled else 'disabled'} by {by}")
         if enabled:
             await self._runner.feed_all(events.SiteBack(name, now))
@@ -125,7 +130,7 @@ class ProjectSites:
 
         Raises:
             TrustError: not signed by the project's CA.
-            StateError: not newer than the one in force, or of another CKKS key while jobs run.
+            StateError: not newer than the one in force.
             ResourceError: the disk does not take it.
         """
         roster = await asyncio.to_thread(self._parts.roster.replace, signed)
@@ -134,7 +139,7 @@ class ProjectSites:
         await self.follow_roster()
 
     async def follow_roster(self) -> None:
-        """Tells the jobs what a new roster changes; called whenever one may have come.
+        """Tells the jobs who is out, and what a new roster changes; called again and again.
 
         Raises:
             ResourceError: the disk does not take it; calling again goes on.
@@ -142,26 +147,37 @@ class ProjectSites:
         await asyncio.to_thread(self._parts.roster.refresh)
         self._tell_problem()
         roster = self._parts.roster.current
-        if roster.version == self._followed.version:
-            return
         if self._followed.key_id not in {"", roster.key_id.hex()}:
             # What sites sealed and encrypted under the old keys, nobody can open any more.
             await self._runner.feed_all(events.Abort("the project was re-keyed", self._parts.clock()))
-        await self._tell_leavers(roster)
+        await self._tell_absent(roster)
+        if roster.version == self._followed.version:
+            return
         for name in sorted(set(roster.sites) - set(self._followed.sites)):
             if self._parts.presence.site(name).enabled:
                 await self._runner.feed_all(events.SiteBack(name, self._parts.clock()))
-        followed = Followed(roster.version, roster.key_id.hex(), roster.sites)
+        known = tuple(sorted({*self._followed.known, *roster.sites}))
+        followed = Followed(roster.version, roster.key_id.hex(), roster.sites, known)
         await asyncio.to_thread(self._store, followed)
         self._followed = followed
         self._parts.log.write("info", f"roster version {roster.version} is in force")
         self._runner.notify()
 
-    async def _tell_leavers(self, roster: Roster) -> None:
-        reasons = {one.name: one.reason for one in roster.revoked}
-        for name in sorted(set(self._followed.sites) - set(roster.sites)):
-            why = f"not on the roster any more: {reasons.get(name, 'removed from the project')}"
-            await self._runner.feed_all(events.SiteGone(name, why, self._parts.clock()))
+    async def _tell_absent(self, roster: Roster) -> None:
+        """Who is revoked or disabled is out of every job, also of one that was just then submitted or resumed."""
+        for job in list(self._runner.jobs.values()):
+            if job.state.phase.ended:
+                continue
+            for name in sorted(set(job.state.config.sites) - set(job.state.gone)):
+                if (why := self._absence(roster, name)) is not None:
+                    with contextlib.suppress(NotFoundError):  # deleted meanwhile
+                        await self._runner.feed(job.job_id, events.SiteGone(name, why, self._parts.clock()))
+
+    def _absence(self, roster: Roster, name: str) -> str | None:
+        if name not in roster.sites:
+            reasons = {one.name: one.reason for one in roster.revoked}
+            return f"not on the roster any more: {reasons.get(name, 'removed from the project')}"
+        return None if self._parts.presence.site(name).enabled else "disabled by an admin"
 
     def _store(self, followed: Followed) -> None:
         with self._parts.store.write() as connection:

@@ -120,6 +120,12 @@ def put_site(connection: Connection, site: SiteRow) -> None:
     _upsert(connection, tables.sites, {"name": values.pop("name")}, values)
 
 
+def put_seen(connection: Connection, site: SiteRow) -> None:
+    """Stores when a site was seen; whether it is enabled may have been set since the row was taken, and stays."""
+    seen = {"last_seen": site.last_seen, "software_version": site.software_version}
+    _upsert(connection, tables.sites, {"name": site.name}, seen, {"enabled": site.enabled})
+
+
 # ---- jobs ----
 
 

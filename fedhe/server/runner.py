@@ -286,6 +286,7 @@ class Runner:
                 params=job.params.literal,
                 key_id=roster.entries[0].key_id,
                 context=roster.context,
+                max_forwarded=self._parts.max_forwarded,
             )
         )
         if state.phase is Phase.SUM:

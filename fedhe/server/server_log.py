@@ -1,5 +1,6 @@
 """The server's own log: each line to standard error, as text or JSON, and to the log book for admins."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any, TextIO
 import structlog
 
 from fedhe.server.log_book import SERVER, LogBook, LogEntry
+from fedhe.server.one_line import one_line
 
 
 class ServerLog:
@@ -57,9 +59,11 @@ class ServerLog:
             error: an exception that is a bug; its traceback goes to standard error only.
             facts: shown behind the message.
         """
+        message, facts = one_line(message), {name: one_line(value) for name, value in facts.items()}
         shown: dict[str, Any] = {**({"job": job_id} if job_id else {}), **facts}
         if error is not None:
             shown["exc_info"] = error
-        getattr(self._logger, level)(message, **shown)
+        with contextlib.suppress(OSError):  # standard error may be a file on the disk that is full
+            getattr(self._logger, level)(message, **shown)
         detail = "".join(f" {name}={value}" for name, value in facts.items())
         self._book.add([LogEntry(self._clock(), level, SERVER, job_id, message + detail)])

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -20,6 +21,7 @@ from grpc import aio
 from fedhe import __version__
 from fedhe.config.federation import FederationConfig
 from fedhe.errors import ConfigError, FedheError, ResourceError
+from fedhe.he.ciphertext import MAX_FORWARDED_SEEDS
 from fedhe.server import records
 from fedhe.server.access import Gate
 from fedhe.server.admin_service import AdminService
@@ -92,7 +94,13 @@ def parse_address(text: str) -> Address:
     return Address(host, int(port))
 
 
-def serve(folder: Path, *, listen: str | None = None, json_logs: bool = False) -> Ended:
+def serve(
+    folder: Path,
+    *,
+    listen: str | None = None,
+    json_logs: bool = False,
+    max_forwarded: int = MAX_FORWARDED_SEEDS,
+) -> Ended:
     """Runs the server of a folder until SIGTERM, SIGINT or an admin's `shutdown`.
 
     Prints `fedhe-server ready on ADDR:PORT` to standard output once sites can connect.
@@ -101,6 +109,7 @@ def serve(folder: Path, *, listen: str | None = None, json_logs: bool = False) -
         folder: HOME/server.
         listen: `ADDR:PORT`; by default all addresses and the port of the project file.
         json_logs: log JSON lines.
+        max_forwarded: for how many sites, at most, a sum carries their seeds (he/sums.py).
 
     Raises:
         TrustError: the kit is not to be trusted, has expired, or a key that decrypts is in the folder.
@@ -111,11 +120,11 @@ def serve(folder: Path, *, listen: str | None = None, json_logs: bool = False) -
     """
     installation = load_installation(folder, role_prefix="server", now=time.time())
     assert_no_key_material(folder)
-    address = Address("0.0.0.0", installation.server_port) if listen is None else parse_address(listen)  # noqa: S104 -- sites come from anywhere; mutual TLS guards the port
+    address = _default_address(installation) if listen is None else parse_address(listen)
     holder = Holder(os.getpid(), "", time.time(), __version__)
     lock = LockFile.acquire(folder / LOCK_FILE, holder)
     try:
-        with _parts(installation, json_logs=json_logs) as (parts, jobs):
+        with _parts(installation, json_logs=json_logs, max_forwarded=max_forwarded) as (parts, jobs):
 
             def ready(listening: Address) -> None:
                 lock.describe(replace(holder, address=str(listening)))
@@ -127,8 +136,13 @@ def serve(folder: Path, *, listen: str | None = None, json_logs: bool = False) -
         lock.release()
 
 
+def _default_address(installation: Installation) -> Address:
+    """All addresses of the family that the sites know the server by; mutual TLS guards the port."""
+    return Address("::" if ":" in installation.server_host else "0.0.0.0", installation.server_port)  # noqa: S104 -- sites come from anywhere
+
+
 @contextmanager
-def _parts(installation: Installation, *, json_logs: bool) -> Iterator[tuple[Parts, list[Job]]]:
+def _parts(installation: Installation, *, json_logs: bool, max_forwarded: int) -> Iterator[tuple[Parts, list[Job]]]:
     folder = installation.folder
     try:
         book = LogBook(folder / LOGS_FOLDER)
@@ -157,6 +171,7 @@ def _parts(installation: Installation, *, json_logs: bool) -> Iterator[tuple[Par
             roster=roster,
             book=book,
             log=ServerLog(book, as_json=json_logs),
+            max_forwarded=max_forwarded,
             started_at=time.time(),
         )
         yield parts, jobs
@@ -202,7 +217,7 @@ async def _serve(
         await sites.follow_roster()
         await server.start()
         if not await health.listen(installation.folder):
-            parts.log.write("warning", "the path of --home is too long for fedhe-server health to work")
+            parts.log.write("warning", f"{installation.folder} takes no socket, so fedhe-server health will not work")
         await health.set_serving(True)
         _say_started(parts, replace(address, port=port), installation.identity.not_after)
         ready(replace(address, port=port))
@@ -242,9 +257,12 @@ def _bind(server: aio.Server, address: Address, installation: Installation) -> i
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((address.host, address.port))
     except OSError as error:
+        in_use = error.errno == errno.EADDRINUSE
         raise ResourceError(
             f"cannot listen on {address}: {error.strerror or error}",
-            "another program has the port: stop it, or choose another with --listen ADDR:PORT",
+            "another program has the port: stop it, or choose another with --listen ADDR:PORT"
+            if in_use
+            else "name an address of this computer and a port that you may use with --listen ADDR:PORT",
         ) from error
     credentials = grpc.ssl_server_credentials(
         [(installation.private_key_pem, installation.certificate_pem)],
@@ -291,7 +309,7 @@ async def _save_presence(parts: Parts) -> None:
     def write() -> None:
         with parts.store.write() as connection:
             for row in rows:
-                records.put_site(connection, row)
+                records.put_seen(connection, row)
 
     try:
         if rows:

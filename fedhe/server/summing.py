@@ -40,6 +40,7 @@ class SumOrder:
         context: 32 bytes, the round's roster.
         index: the chunk.
         addends: the chunks to add, one of each site.
+        max_forwarded: for how many sites, at most, the sum carries their seeds.
     """
 
     params: CkksParamsLiteral
@@ -47,6 +48,7 @@ class SumOrder:
     context: bytes
     index: int
     addends: tuple[Addend, ...]
+    max_forwarded: int
 
 
 class BadAddendError(RemoteProtocolError):
@@ -71,9 +73,9 @@ def sum_chunk(order: SumOrder) -> bytes:
     from fedhe.he.sums import add_chunks  # noqa: PLC0415
 
     params = CkksParams.from_literal(order.params)
-    expect = Expectation(ChunkKind.SEEDED, order.key_id, params.params_id, order.context, order.index)
+    expect = Expectation(ChunkKind.UPLOAD, order.key_id, params.params_id, order.context, order.index)
     try:
-        return add_chunks(_read(order.addends), params, expect)
+        return add_chunks(_read(order.addends), params, expect, max_forwarded=order.max_forwarded)
     except RemoteProtocolError as error:
         # Rare: find out who it was by adding one site more at a time.
         for last in range(1, len(order.addends) + 1):
@@ -103,6 +105,7 @@ def read_order(line: bytes) -> SumOrder:
         context=bytes.fromhex(value["context"]),
         index=value["index"],
         addends=tuple(Addend(site, Path(path), bytes.fromhex(digest)) for site, path, digest in value["addends"]),
+        max_forwarded=value["max_forwarded"],
     )
 
 

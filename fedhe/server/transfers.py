@@ -173,7 +173,7 @@ class Transfers:
         if roster is None:
             raise StateError(f"job {job.job_id}: no roster is sealed now", "poll for the present instruction")
         expect = Expectation(
-            kind=ChunkKind.SEEDED,
+            kind=ChunkKind.UPLOAD,
             key_id=roster.entries[0].key_id,
             params_id=job.params.params_id,
             context=roster.context,

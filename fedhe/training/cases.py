@@ -35,7 +35,8 @@ def find_cases(builder: Builder, data: DataList, key: Place) -> list[Case]:
     else:
         cases = _decathlon(builder.mmar.folder, data, place)
     cases = _checked(cases, place)
-    found = len(cases)
+    if not (found := len(cases)):
+        raise TrainingError(f"{place}: {data.path} found no cases at this site", _SITE_HINT)
     if data.part is not None:
         cases = _deal(cases, data.part.of, (data.part.index,), data.part.seed)
     if data.split is not None:

@@ -18,6 +18,9 @@ from fedhe.training.job_code import find_own
 
 Place = tuple[Key, ...]
 
+# MONAI imports and calls whatever a dotted text under these arguments names, os.system too.
+_IMPORTED_BY_MONAI = frozenset({"reader", "writer", "merger_cls"})
+
 
 @dataclass
 class Builder:
@@ -82,6 +85,12 @@ class Builder:
                 f"{self.mmar.place(key)}: expected a value, got the expression '{value}'",
                 "a configuration holds no code: leave it out, or write a class of your own and give its 'path'",
             )
+        argument = next((part for part in reversed(key) if isinstance(part, str)), "")
+        if isinstance(value, str) and "." in value and argument in _IMPORTED_BY_MONAI:
+            raise TrainingError(
+                f"{self.mmar.place(key)}: expected the name of a MONAI class, got '{value}'",
+                'for a class of your own write {"path": ..., "args": {...}}',
+            )
         return value
 
     def _nested(self, value: dict[str, Any], key: Place) -> Any:
@@ -129,7 +138,7 @@ class Builder:
             return target(**args)
         except FedheError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             traceback.print_exc()
             raise TrainingError(f"{self.mmar.place(key)}: {label}: {said(error)}") from error
 

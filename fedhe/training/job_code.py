@@ -54,7 +54,7 @@ def _import(name: str, source: Path, mmar: Path) -> Any:
     _enter(mmar)
     try:
         module = importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         traceback.print_exc()
         raise TrainingError(
             f"import of '{name}' failed: {type(error).__name__}: {error}{_line_in(error, mmar)}", f"see {source}"

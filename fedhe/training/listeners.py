@@ -119,7 +119,7 @@ def _listening(
     if isinstance(keys, (str, list)) and not str(keys).startswith(("@", "$", "lambda")):
         args = {name: value for name, value in component.args.items() if name != "output_transform"}
         component = component.model_copy(update={"args": args})
-        output = from_engine(keys)
+        output = from_engine(keys, first=keys == "loss")  # one number for a batch; all else is one for each case
     built = builder.build(component, key, kind, defaults={"output_transform": output})
     if not callable(getattr(built, "attach", None)):
         raise TrainingError(

@@ -98,7 +98,7 @@ def guarded(mmar: Mmar, section: str, run: Callable[[], T]) -> T:
         raise TrainingError(
             f"{mmar.place((section,))}: the GPU's memory is full", "lower batch_size or the size of patches"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         traceback.print_exc()
         root = os.path.realpath(mmar.folder) + os.sep
         own = [

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import Field
 
 from fedhe.config.document import FrozenModel, parse_document, validate
-from fedhe.config.project import HeSection
+from fedhe.config.project import EngineName, HeSection
 from fedhe.errors import ConfigError, NotFoundError, TrustError
 from fedhe.he.params import CkksParams, CkksParamsLiteral
 from fedhe.trust.certificates import ADMIN_LEAD, SERVER, Identity, load_certificate, verify_certificate
@@ -31,6 +31,9 @@ KIT_FILES = (KIT_JSON, CA_FILE, CERTIFICATE_FILE, KEY_FILE, ROSTER_FILE)
 """What every kit has."""
 SECRET_FILES = (HE_KEY_FILE, GROUP_KEY_FILE)
 """What the kits of sites and of admins who hold the keys have besides."""
+
+COORDINATOR_STATE_FILE = "state.json"
+"""In the coordinator's `private/` folder; holds every key of the project."""
 
 HE_KEY_MAGIC = b"FEDHE-SECRET-KEY"
 GROUP_KEY_MAGIC = b"FEDHE-GROUP-KEY\0"
@@ -58,7 +61,7 @@ class KitDocument(FrozenModel):
     host: str
     port: int = Field(ge=1, le=65535)
     he: HeSection
-    engine: str
+    engine: EngineName
     key_id: str | None = Field(None, pattern="^[0-9a-f]{32}$")
 
 
@@ -73,6 +76,7 @@ class Installation:
         private_key_pem: secret; in no `repr`.
         roster: the newest signed roster that is stored here.
         key_id: id of the project's CKKS key, 16 bytes.
+        engine: what encrypts at a site.
         holds_key: whether the kit has the project's keys.
     """
 
@@ -90,6 +94,7 @@ class Installation:
     roster: Roster
     key_id: bytes
     he: CkksParamsLiteral
+    engine: EngineName
     holds_key: bool
     identity: Identity
 
@@ -182,6 +187,7 @@ def read_kit_folder(kit: Path, folder: Path, *, role_prefix: RolePrefix, now: fl
         roster=roster,
         key_id=_key_id(document, roster, identity, holds_key=holds_key),
         he=document.he.to_literal(),
+        engine=document.engine,
         holds_key=holds_key,
         identity=identity,
     )
@@ -259,27 +265,14 @@ def store_roster(installation: Installation, signed: bytes) -> Installation:
     return replace(installation, roster=roster, key_id=key_id)
 
 
-def stored_roster(installation: Installation) -> Roster:
-    """Reads the roster that is stored now; another process may have stored a newer one.
-
-    Raises:
-        TrustError: the file was altered, opened to others, or is older than `installation.roster`.
-    """
-    return read_roster(
-        installation.signed_roster,
-        installation.ca_pem,
-        project=installation.project,
-        at_least_version=installation.roster.version,
-    )
-
-
 def assert_no_key_material(folder: Path) -> None:
     """Refuses a server's folder in which anything that decrypts is found.
 
     Files of the kit are searched whole; all other files below `folder` are looked at by name and by how they begin.
 
     Raises:
-        TrustError: a CKKS secret key or a group key is there, or a file of that name; names the file.
+        TrustError: a CKKS secret key, a group key or the coordinator's state is there, or a file of that name; names
+            the file.
     """
     kit = folder / KIT_FOLDER
     longest = max(len(magic) for magic in KEY_MAGICS.values())
@@ -287,7 +280,7 @@ def assert_no_key_material(folder: Path) -> None:
         for path in sorted(folder.rglob("*")):
             if path.is_dir():
                 continue
-            if path.name in SECRET_FILES:
+            if path.name in {*SECRET_FILES, COORDINATOR_STATE_FILE}:
                 raise _key_found(path, "a key that decrypts", SERVER)
             if not path.is_file():  # a socket or pipe: reading it could wait for ever
                 continue

@@ -172,7 +172,10 @@ def read_roster(signed: bytes, ca_pem: bytes, *, project: str, at_least_version:
     if len(signed) > MAX_ROSTER_BYTES:
         raise TrustError(f"roster: expected at most {MAX_ROSTER_BYTES} bytes, got {len(signed)}")
     if not signed.startswith(_HEAD):
-        raise TrustError(f"roster: expected it to begin with {_HEAD!r}, got {signed[: len(_HEAD)]!r}")
+        raise TrustError(
+            f"roster: expected it to begin with {_HEAD!r}, got {signed[: len(_HEAD)]!r}",
+            "take roster.signed as fedhe-provision wrote it, or install the kit again with --replace",
+        )
     lines = signed[len(_HEAD) :].split(b"\n")
     if len(lines) != 3 or lines[2]:
         raise TrustError(f"roster: expected 3 lines, got {len(lines)}", "it was cut or altered; fetch it again")

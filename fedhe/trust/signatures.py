@@ -1,7 +1,5 @@
 """ECDSA signatures (P-256 with SHA-256) over labelled bytes: one kind of statement cannot pass as another."""
 
-from pathlib import Path
-
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -9,14 +7,12 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from fedhe.errors import TrustError
 from fedhe.trust.certificates import load_certificate
-from fedhe.trust.private_files import read_private
 
 READY_LABEL = b"fedhe/v1/ready\0"
 JOB_LABEL = b"fedhe/v1/job\0"
 ROSTER_LABEL = b"fedhe/v1/roster\0"
 
 MAX_SIGNATURE_BYTES = 256
-MAX_KEY_BYTES = 16 * 1024
 
 
 def sign(label: bytes, body: bytes, key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -31,7 +27,7 @@ def verify(label: bytes, body: bytes, signature: bytes, certificate_der: bytes) 
         TrustError: the signature is not that key's over `label + body`, or the certificate is not readable.
     """
     certificate = load_certificate(certificate_der)
-    what = label.rstrip(b"\0").decode("ascii", "replace")
+    what = label.rstrip(b"\0").decode("ascii", "replace").rpartition("/")[2]
     try:
         key = certificate.public_key()
     except (ValueError, UnsupportedAlgorithm) as error:
@@ -47,16 +43,6 @@ def verify(label: bytes, body: bytes, signature: bytes, certificate_der: bytes) 
             f"{what}: the signature does not fit the content and its certificate",
             "it was altered on the way, or signed by somebody else",
         ) from error
-
-
-def load_private_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """Reads a PEM key that only its owner can read.
-
-    Raises:
-        NotFoundError: there is no such file.
-        TrustError: others could read it, or it is not an unencrypted P-256 key.
-    """
-    return parse_private_key(read_private(path, MAX_KEY_BYTES), str(path))
 
 
 def parse_private_key(pem: bytes, origin: str = "private key") -> ec.EllipticCurvePrivateKey:

@@ -403,7 +403,13 @@ def job_folder(tmp_path):
     folder = tmp_path / "tiny"
     (folder / "config").mkdir(parents=True)
     (folder / "config" / "config_fed.yml").write_text("rounds: 2\nmin_sites: 2\n")
-    (folder / "config" / "config_train.json").write_text('{"epochs": 1}')
+    train = {
+        "model": {"name": "UNet"},
+        "loss": {"name": "DiceLoss"},
+        "optimizer": {"name": "Adam"},
+        "dataset": {"name": "Dataset", "data_list": {"file": "{DATA_ROOT}/dataset.json"}},
+    }
+    (folder / "config" / "config_train.json").write_text(json.dumps({"epochs": 1, "train": train}, indent=1))
     (folder / "config" / "environment.json").write_text("{}")
     return folder
 

@@ -49,6 +49,25 @@ def test_a_mistake_in_the_job_is_found_before_it_is_sent(fedhe_admin, script, jo
     assert script.calls == []
 
 
+@pytest.mark.parametrize("command", ["submit", "check"])
+def test_a_mistake_in_the_training_configuration_is_found_before_three_sites_approve_it(
+    fedhe_admin, script, job_folder, command
+):
+    path = job_folder / "config" / "config_train.json"
+    path.write_text(path.read_text().replace('"optimizer"', '"optimzer"'))
+    code, _, err = fedhe_admin("jobs", command, job_folder)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "config_train.json:" in err
+    assert "unknown key 'train.optimzer'; did you mean 'optimizer'?" in err
+    path.unlink()
+    code, _, err = fedhe_admin("jobs", command, job_folder)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "config_train.json: No such file" in err
+    assert script.calls == []
+
+
 def test_a_folder_that_is_not_there_is_one_line(fedhe_admin, script, tmp_path):
     code, _, err = fedhe_admin("jobs", "submit", tmp_path / "nowhere")
     assert code == 2

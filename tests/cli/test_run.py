@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -109,6 +110,23 @@ def test_no_arguments_at_all_show_the_help(end_of):
 def test_an_interrupted_command_ends_with_130(end_of, command):
     code, out, _ = end_of(command)
     assert (code, out) == (130, "")
+
+
+PRINTING = (
+    "import typer, fedhe.cli.run; app = typer.Typer(); "
+    "app.command()(lambda: [typer.echo('x' * 1000) for _ in range(300)] and None); fedhe.cli.run.run(app)"
+)
+
+
+def test_an_output_that_cannot_be_written_is_one_line():
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", PRINTING], stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60
+        )
+    assert ended.returncode == 7
+    assert ended.stderr == (
+        "error: the output cannot be written: No space left on device; what was asked for is done\n"
+    )
 
 
 def test_a_bug_is_not_hidden(monkeypatch, end_of):

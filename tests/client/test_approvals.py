@@ -67,6 +67,13 @@ def test_decisions_are_kept_and_the_last_one_counts(tmp_path):
     assert last_approved(tmp_path, "another job") is None
 
 
+def test_a_decision_of_an_account_without_a_name_is_kept_under_its_number(tmp_path, monkeypatch):
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 2**31 - 7)
+    assert decide(tmp_path, "aa", "approved", name="job", now=1.0, archive=b"one").who == f"uid {2**31 - 7}"
+
+
 def test_a_damaged_file_of_approvals_approves_nothing(tmp_path):
     (tmp_path / "approvals.json").write_text('[{"digest": "aa", "decision": "maybe"}]')
     with pytest.raises(StateError, match="not a list of approvals"):

@@ -85,6 +85,7 @@ def test_what_may_surprise_is_said(tmp_path):
 
 
 def test_a_policy_written_as_json_values_reads_back(tmp_path):
-    policy = SitePolicy(data_root=tmp_path, gpus=[0, 1], environment={"N": 3, "F": 0.5, "B": True, "S": "x"})
+    values = {"N": 3, "F": 0.5, "B": True, "S": "x", "L": [96, 96, 0.5]}
+    policy = SitePolicy(data_root=tmp_path, gpus=[0, 1], environment=values)
     document = parse_document(policy.model_dump_json(), tmp_path / "policy.json")
     assert validate(SitePolicy, document) == policy

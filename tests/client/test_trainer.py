@@ -87,6 +87,35 @@ async def test_a_failing_process_tells_its_error_and_last_lines(run, tmp_path):
     assert not caught.value.may_pass
 
 
+async def test_the_traceback_of_a_failing_process_is_told_apart_from_what_it_printed_before(run, tmp_path):
+    failing = script(
+        tmp_path,
+        "import sys, traceback\ntry:\n    1 / 0\nexcept ZeroDivisionError:\n    traceback.print_exc()\n"
+        "sys.stderr.write('train_loss: 0.31\\n')\nraise LookupError('no such case')",
+    )
+    with pytest.raises(TrainingFailedError) as caught:
+        await run(process=failing)
+    assert "train_loss: 0.31" in caught.value.lines
+    assert caught.value.traceback[0] == "Traceback (most recent call last):"
+    assert caught.value.traceback[-1] == "LookupError: no such case"
+    assert "0.31" not in " ".join((*caught.value.traceback, caught.value.message))
+    talking = script(tmp_path, "import sys\nsys.stderr.write('val_mean_dice: 0.87\\n')\nsys.exit(1)")
+    with pytest.raises(TrainingFailedError) as caught:
+        await run(process=talking)
+    assert caught.value.traceback == ()
+    assert "0.87" not in caught.value.message
+
+
+async def test_a_module_that_an_earlier_task_left_in_its_folder_is_never_imported(run, tmp_path):
+    (tmp_path / "work").mkdir()
+    for name in ("ctypes", "hashlib"):
+        (tmp_path / "work" / f"{name}.py").write_text("raise SystemExit(77)")
+    await run()
+    strict = script(tmp_path, "import sys\nsys.exit(not (sys.flags.safe_path and sys.flags.no_user_site))")
+    with pytest.raises(TrainingError, match="no valid result"):
+        await run(process=strict)
+
+
 async def test_a_killed_process_may_be_tried_again(run, tmp_path):
     with pytest.raises(TrainingFailedError, match="SIGKILL, perhaps out of memory") as caught:
         await run(KILLED_ONCE=str(tmp_path / "flag"))

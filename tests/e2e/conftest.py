@@ -28,8 +28,8 @@ def free_port() -> int:
 class Federation:
     """Provisioned participants with one home each, as if on computers of their own."""
 
-    def __init__(self, folder: Path, *, sites=SITES, port: int | None = None) -> None:
-        self.folder, self.sites, self.port = folder, sites, port or free_port()
+    def __init__(self, folder: Path, *, sites=SITES, port: int | None = None, engine: str = "seal") -> None:
+        self.folder, self.sites, self.port, self.engine = folder, sites, port or free_port(), engine
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "200"}
         self.environment.pop("FEDHE_HOME", None)
@@ -48,7 +48,8 @@ class Federation:
         project = self.folder / "project.yml"
         names = "\n".join(f"  - {site}" for site in self.sites)
         project.write_text(
-            f"project:\n  name: e2e\nserver:\n  host: localhost\n  port: {self.port}\nsites:\n{names}\nadmins:\n"
+            f"project:\n  name: e2e\nengine: {self.engine}\n"
+            f"server:\n  host: localhost\n  port: {self.port}\nsites:\n{names}\nadmins:\n"
             "  - {name: lead, role: lead, holds_key: true}\n  - {name: watcher, role: observer}\n"
         )
         secrets = self.folder / "passphrases.json"
@@ -151,9 +152,10 @@ class Federation:
 
 
 @pytest.fixture(scope="module")
-def federation(tmp_path_factory):
-    """A provisioned, running federation of three sites, shared by the tests of a module."""
-    made = Federation(tmp_path_factory.mktemp("federation"))
+def federation(tmp_path_factory, request):
+    """A provisioned, running federation of three sites, shared by the tests of a module; with the module's ENGINE."""
+    engine = getattr(request.module, "ENGINE", "seal")
+    made = Federation(tmp_path_factory.mktemp("federation"), engine=engine)
     made.provision()
     try:
         yield made

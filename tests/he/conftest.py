@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from fedhe.he.ciphertext import ChunkKind, Expectation
+from fedhe.he.engine import Engine
+from fedhe.he.fast_engine import FastEngine
 from fedhe.he.keys import SecretKey
 from fedhe.he.params import DEFAULT_PARAMS
 from fedhe.he.seal_engine import SealEngine
@@ -25,8 +27,19 @@ def key(params):
 
 
 @pytest.fixture(scope="session")
-def engine(params, key):
+def seal_engine(params, key):
     return SealEngine(params, key)
+
+
+@pytest.fixture(scope="session")
+def fast_engine(params, key):
+    return FastEngine(params, key)
+
+
+@pytest.fixture(params=["seal", "fast"])
+def engine(request):
+    """Each engine in turn: whatever is asked of one is asked of both."""
+    return request.getfixturevalue(f"{request.param}_engine")
 
 
 @pytest.fixture(scope="session")
@@ -43,21 +56,27 @@ def context():
 class Expect:
     """Makes expectations for one engine and context."""
 
-    engine: SealEngine
+    engine: Engine
     context: bytes
 
-    def seeded(self, index=0, count=None):
+    def upload(self, index=0, count=None):
         params = self.engine.params
-        return Expectation(ChunkKind.SEEDED, self.engine.key_id, params.params_id, self.context, index, count)
+        return Expectation(ChunkKind.UPLOAD, self.engine.key_id, params.params_id, self.context, index, count)
 
-    def full(self, sites, index=0, count=None):
+    def sum(self, sites, index=0, count=None):
         params = self.engine.params
-        return Expectation(ChunkKind.FULL, self.engine.key_id, params.params_id, self.context, index, count, sites)
+        return Expectation(ChunkKind.SUM, self.engine.key_id, params.params_id, self.context, index, count, sites)
 
 
 @pytest.fixture
 def expect(engine, context):
     return Expect(engine, context)
+
+
+@pytest.fixture(scope="session")
+def expect_of():
+    """Expectations for an engine that the test names."""
+    return lambda engine: Expect(engine, bytes(range(32)))
 
 
 @pytest.fixture
@@ -66,8 +85,8 @@ def federated_sum(engine, expect):
 
     def run(messages, engine=engine, expect=expect):
         uploads = [engine.encrypt(message, expect.context, 0) for message in messages]
-        total = add_chunks(uploads, engine.params, expect.seeded())
-        return engine.decrypt(total, expect.full(len(messages)))
+        total = add_chunks(uploads, engine.params, expect.upload())
+        return engine.decrypt(total, expect.sum(len(messages)))
 
     return run
 

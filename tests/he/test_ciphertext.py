@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from fedhe.errors import RemoteProtocolError
 from fedhe.he.ciphertext import (
     HEADER_BYTES,
+    C1Form,
     ChunkHeader,
     ChunkKind,
     Expectation,
@@ -23,48 +24,59 @@ KEY_ID, CONTEXT = bytes(16), bytes(range(32))
 PARAMS_ID = DEFAULT_PARAMS.params_id
 
 
-def header(kind=ChunkKind.SEEDED, **change):
-    sites = 1 if kind is ChunkKind.SEEDED else 3
-    found = ChunkHeader(kind, 2, 30, 4096, 7, 2, sites, KEY_ID, PARAMS_ID, CONTEXT)
+FORMS = {
+    "upload, SEAL seeds": (ChunkKind.UPLOAD, C1Form.SEAL_SEEDS),
+    "upload, AES seed": (ChunkKind.UPLOAD, C1Form.AES_SEEDS),
+    "sum, whole": (ChunkKind.SUM, C1Form.WHOLE),
+    "sum, AES seeds": (ChunkKind.SUM, C1Form.AES_SEEDS),
+}
+each_form = pytest.mark.parametrize(("kind", "c1"), FORMS.values(), ids=FORMS)
+
+
+def header(kind=ChunkKind.UPLOAD, c1=C1Form.SEAL_SEEDS, **change):
+    sites = 1 if kind is ChunkKind.UPLOAD else 3
+    found = ChunkHeader(kind, c1, 2, 30, 4096, 7, 2, sites, KEY_ID, PARAMS_ID, CONTEXT)
     return dataclasses.replace(found, **change)
 
 
-def expectation(kind=ChunkKind.SEEDED, **change):
+def expectation(kind=ChunkKind.UPLOAD, **change):
     return dataclasses.replace(Expectation(kind, KEY_ID, PARAMS_ID, CONTEXT, 7), **change)
 
 
-def chunk(kind=ChunkKind.SEEDED, count=2, seed=0):
+def chunk(kind=ChunkKind.UPLOAD, c1=C1Form.SEAL_SEEDS, count=2, seed=0):
     rng = np.random.default_rng(seed)
-    polynomials = 1 if kind is ChunkKind.SEEDED else 2
-    seeds = rng.integers(0, 256, (count if polynomials == 1 else 0, 64), dtype=np.uint8)
-    limbs = [rng.integers(0, prime, (count, polynomials, 4096)) for prime in DEFAULT_PARAMS.primes]
+    head = header(kind, c1, count=count)
+    seeds = rng.integers(0, 256, head.seeds_shape, dtype=np.uint8)
+    seeds = seeds[np.argsort(seeds[:, 0])] if c1 is C1Form.AES_SEEDS else seeds
+    limbs = [rng.integers(0, prime, (count, head.polynomials_shape[1], 4096)) for prime in DEFAULT_PARAMS.primes]
     residues = np.stack(limbs, axis=2).astype(np.uint32)
-    return seeds, residues, write_chunk(header(kind, count=count), seeds, residues)
+    return seeds, residues, write_chunk(head, seeds, residues)
 
 
-@pytest.mark.parametrize("kind", ChunkKind)
+@each_form
 @pytest.mark.parametrize("count", [1, 2, 16])
-def test_reading_brings_back_what_was_written(kind, count):
-    seeds, residues, data = chunk(kind, count)
+def test_reading_brings_back_what_was_written(kind, c1, count):
+    seeds, residues, data = chunk(kind, c1, count)
     found = read_chunk(data, expect=expectation(kind, count=count), params=DEFAULT_PARAMS)
-    assert found.header == header(kind, count=count)
+    assert found.header == header(kind, c1, count=count)
     assert np.array_equal(found.seeds, seeds)
     assert np.array_equal(found.polynomials, residues)
 
 
 def test_a_full_chunk_is_below_a_mebibyte_and_costs_what_the_design_says():
     values = 16 * 4096 * 3
-    up, down = (HEADER_BYTES + header(kind, count=16).body_bytes for kind in ChunkKind)
-    assert (up, down) == (492_628, 983_124)
-    assert up / values < 2.51
-    assert down / values < 5.01
-    assert down < 1 << 20
+    sizes = {form: HEADER_BYTES + header(*FORMS[form], count=16).body_bytes for form in FORMS}
+    assert list(sizes.values()) == [492_628, 491_636, 983_124, 491_700]
+    assert sizes["upload, SEAL seeds"] / values < 2.51
+    assert sizes["sum, whole"] / values < 5.01
+    assert (sizes["upload, AES seed"] + sizes["sum, AES seeds"]) / values < 5.01
+    assert max(sizes.values()) < 1 << 20
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"kind": ChunkKind.FULL}, "expected kind FULL, got SEEDED"),
+        ({"kind": ChunkKind.SUM}, "expected kind SUM, got UPLOAD"),
         ({"key_id": b"k" * 16}, f"expected key id {(b'k' * 16).hex()}, got {KEY_ID.hex()}"),
         ({"params_id": b"p" * 16}, "expected parameters id"),
         ({"context": b"c" * 32}, f"expected context {(b'c' * 32).hex()}, got {CONTEXT.hex()}"),
@@ -125,26 +137,43 @@ def test_a_residue_that_is_not_below_its_prime_is_refused(limb):
         read_chunk(data, expect=expectation(), params=DEFAULT_PARAMS)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 61_651))
-def test_a_truncated_chunk_is_refused(length):
-    data = chunk()[2]
-    assert length < len(data)
+@each_form
+@settings(max_examples=40, deadline=None)
+@given(st.floats(0, 1, exclude_max=True))
+def test_a_truncated_chunk_is_refused(kind, c1, part):
+    data = chunk(kind, c1)[2]
     with pytest.raises(RemoteProtocolError, match="expected"):
-        read_chunk(data[:length], expect=expectation(), params=DEFAULT_PARAMS)
+        read_chunk(data[: int(part * len(data))], expect=expectation(kind), params=DEFAULT_PARAMS)
+
+
+@each_form
+def test_a_longer_chunk_is_refused(kind, c1):
+    with pytest.raises(RemoteProtocolError, match="bytes for 2 ciphertexts"):
+        read_chunk(chunk(kind, c1)[2] + b"\0", expect=expectation(kind), params=DEFAULT_PARAMS)
+
+
+@pytest.mark.parametrize("order", [[0, 0, 2], [1, 0, 2], [0, 2, 1]])
+def test_seeds_of_a_sum_that_are_repeated_or_out_of_order_are_refused(order):
+    """So that a sum has one form only, whoever wrote it, and no contribution counts twice."""
+    seeds, residues, _ = chunk(ChunkKind.SUM, C1Form.AES_SEEDS)
+    data = write_chunk(header(ChunkKind.SUM, C1Form.AES_SEEDS), seeds[order], residues)
+    with pytest.raises(RemoteProtocolError, match="different seeds in the order of their bytes"):
+        read_chunk(data, expect=expectation(ChunkKind.SUM), params=DEFAULT_PARAMS)
 
 
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_chunk_or_a_protocol_error(data):
-    for prefix in (b"", header().to_bytes()[:84], header(ChunkKind.FULL).to_bytes()[:20]):
+    for prefix in (b"", header().to_bytes()[:84], header(ChunkKind.SUM, C1Form.WHOLE).to_bytes()[:20]):
         with pytest.raises(RemoteProtocolError):
             read_chunk(prefix + data, expect=expectation(), params=DEFAULT_PARAMS)
 
 
+@each_form
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, HEADER_BYTES * 8 - 1))
-def test_any_flipped_bit_of_the_header_is_noticed(bit):
-    data = bytearray(chunk()[2])
+def test_any_flipped_bit_of_the_header_is_noticed(kind, c1, bit):
+    """Where the reader knows the number of sites; see `Expectation.sites`."""
+    data = bytearray(chunk(kind, c1)[2])
     data[bit // 8] ^= 1 << (bit % 8)
     with pytest.raises(RemoteProtocolError, match="expected"):
-        read_chunk(bytes(data), expect=expectation(), params=DEFAULT_PARAMS)
+        read_chunk(bytes(data), expect=expectation(kind, sites=header(kind).sites), params=DEFAULT_PARAMS)

@@ -54,14 +54,14 @@ def test_the_layout_has_the_digest_of_the_vectors(golden):
 
 
 def test_the_uploads_add_up_to_the_golden_sum(golden, vectors, uploads, insecure_key, params):
-    total = add_chunks(uploads, params, expectation(ChunkKind.SEEDED, insecure_key, params, 1))
+    total = add_chunks(uploads, params, expectation(ChunkKind.UPLOAD, insecure_key, params, 1))
     assert total == (vectors / "sum.fhct").read_bytes()
     assert hashlib.sha256(total).hexdigest() == golden["sum_sha256"]
 
 
 def test_the_golden_sum_decrypts_to_known_coefficients(golden, vectors, insecure_key, params):
     engine = SealEngine(params, insecure_key)
-    expect = expectation(ChunkKind.FULL, insecure_key, params, 2)
+    expect = expectation(ChunkKind.SUM, insecure_key, params, 2)
     found = engine.decrypt((vectors / "sum.fhct").read_bytes(), expect)
     assert np.array_equal(found, coefficients(1) + coefficients(2))
     assert hashlib.sha256(found.astype("<i8").tobytes()).hexdigest() == golden["coefficients_sha256"]
@@ -70,6 +70,6 @@ def test_the_golden_sum_decrypts_to_known_coefficients(golden, vectors, insecure
 def test_each_golden_upload_decrypts_alone(uploads, insecure_key, params):
     engine = SealEngine(params, insecure_key)
     for site, upload in enumerate(uploads, start=1):
-        alone = add_chunks([upload], params, expectation(ChunkKind.SEEDED, insecure_key, params, 1))
-        found = engine.decrypt(alone, expectation(ChunkKind.FULL, insecure_key, params, 1))
+        alone = add_chunks([upload], params, expectation(ChunkKind.UPLOAD, insecure_key, params, 1))
+        found = engine.decrypt(alone, expectation(ChunkKind.SUM, insecure_key, params, 1))
         assert np.array_equal(found, coefficients(site))

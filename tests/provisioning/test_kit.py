@@ -117,6 +117,20 @@ def test_a_kit_that_says_too_much_is_refused_when_it_is_opened(written, monkeypa
             open_kit(read_kit(written(data)), "open")
 
 
+@pytest.mark.parametrize(
+    "name", ["", "..", "../../etc", "a/b", "a\\u0000b", "a\\u001b[2Jb", "a\\nb", "a\\n", "x" * 101]
+)
+@pytest.mark.parametrize("field", ["project", "role", "name"])
+def test_a_label_that_climbs_out_of_a_folder_or_steers_a_terminal_is_refused(written, field, name):
+    said = {"project": "p", "role": "site", "name": "x", field: name}
+    label = b'{"project":"%(project)s","role":"%(role)s","name":"%(name)s","scrypt_log2_cost":15}' % {
+        key.encode(): value.encode() for key, value in said.items()
+    }
+    data = b"FEDHE-KIT\0\0\x01" + len(label).to_bytes(4, "big") + label + bytes(200)
+    with pytest.raises(TrustError, match="cut or altered"):
+        read_kit(written(data))
+
+
 @pytest.mark.parametrize("cost", [1, 14, 18, 30])
 def test_a_kit_cannot_ask_for_another_cost(written, monkeypatch, cost):
     monkeypatch.setattr(kit_module, "SCRYPT_LOG2_COST_RANGE", (0, 99))

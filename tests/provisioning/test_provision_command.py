@@ -113,6 +113,15 @@ def test_rekeying_makes_new_keys_and_leaves_the_servers_kit(coordinator):
     assert coordinator.kit("server").read_bytes() == server
 
 
+def test_a_roster_that_nobody_could_read_is_not_signed(coordinator, monkeypatch):
+    coordinator.run()
+    before = {path: path.read_bytes() for path in coordinator.out.rglob("*") if path.is_file()}
+    monkeypatch.setattr(carrying, "MAX_REVOCATIONS", 3)
+    arguments = (coordinator.file, "--out", coordinator.out, "--yes", "--rekey")
+    one_line(coordinator.raw(*arguments), 6, "2000 certificates, 3 revoked ones and", "got 6, 4 and", "--out DIR")
+    assert {path: path.read_bytes() for path in coordinator.out.rglob("*") if path.is_file()} == before
+
+
 def test_plan_shows_and_does_nothing(coordinator):
     coordinator.write()
     code, out, _ = coordinator.raw(coordinator.file, "--out", coordinator.out, "--plan")
@@ -220,6 +229,32 @@ def test_a_state_that_others_can_read_or_that_was_altered_is_refused(coordinator
     state.chmod(0o600)
     state.write_text(state.read_text()[:-100])
     one_line(coordinator.raw(coordinator.file, "--out", coordinator.out), 3, "state.json", "backup")
+
+
+def test_without_the_private_folder_no_second_federation_is_made_over_the_first(coordinator):
+    coordinator.run()
+    private = coordinator.out / "private"
+    private.rename(coordinator.folder / "in-the-safe")
+    before = {path: path.read_bytes() for path in coordinator.out.rglob("*") if path.is_file()}
+    for options in (["--yes"], ["--plan"]):
+        one_line(coordinator.raw(coordinator.file, "--out", coordinator.out, *options), 6, "state.json", "backup")
+    assert {path: path.read_bytes() for path in coordinator.out.rglob("*") if path.is_file()} == before
+    assert not private.exists()
+    (coordinator.out / "roster.signed").unlink()
+    coordinator.run()
+
+
+def test_an_old_backup_of_the_private_folder_is_refused(coordinator):
+    coordinator.run()
+    state = coordinator.out / "private" / "state.json"
+    old = state.read_bytes()
+    coordinator.content["sites"].append("hospitalD")
+    coordinator.run()
+    state.write_bytes(old)
+    before = {path: path.read_bytes() for path in coordinator.out.rglob("*") if path.is_file()}
+    said = ("expected the state of roster version 2, got that of version 1", "newest private/")
+    one_line(coordinator.raw(coordinator.file, "--out", coordinator.out, "--yes"), 6, *said)
+    assert {path: path.read_bytes() for path in coordinator.out.rglob("*") if path.is_file()} == before
 
 
 def test_a_passphrase_file_that_is_something_else_is_not_overwritten(coordinator):

@@ -97,6 +97,15 @@ def test_a_moved_server_means_new_kits_for_all_and_no_revocation(begun):
     assert warnings == ()
 
 
+def test_another_engine_means_new_kits_for_the_sites_alone(begun):
+    """The server and admins do not encrypt, and the key stays the same."""
+    actions, warnings = plan(make_project(engine="fast"), begun)
+    assert list(actions) == [("re-issue", name) for name in "ABC"]
+    assert not any(action.revokes_old for action in actions.values())
+    assert "fast engine" in actions["re-issue", "A"].reason
+    assert warnings == ()
+
+
 def test_renewing_keeps_the_old_certificate_and_replacing_revokes_it(begun):
     assert not plan(make_project(), begun, renew=["A"])[0]["re-issue", "A"].revokes_old
     actions, warnings = plan(make_project(), begun, replace=["A"])

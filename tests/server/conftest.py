@@ -409,7 +409,7 @@ class Site(Caller):
             self.engine.decrypt(
                 piece,
                 Expectation(
-                    ChunkKind.FULL,
+                    ChunkKind.SUM,
                     self.secret_key.key_id,
                     self.installation.params.params_id,
                     roster.context,

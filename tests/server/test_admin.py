@@ -106,6 +106,14 @@ def test_a_disabled_site_is_left_out_until_it_is_enabled_again(world):
     assert len(lead.rounds(later)[0].contributions) == 3
 
 
+def test_the_version_that_a_site_says_cannot_steer_an_admins_terminal(world):
+    site = world.sites[0]
+    site.join(software_version="1\x1b[2J\n2")
+    listed = {one.name: one for one in world.lead.call(world.lead.admin.ListSites, admin.ListSitesRequest()).sites}
+    assert listed["hospitalA"].software_version == "1 [2J 2"
+    assert "\x1b" not in world.server.stderr()
+
+
 def test_watching_a_job_shows_its_phases_and_ends_with_it(shared_world):
     job = shared_world.submit(rounds=1)
     seen = []

@@ -55,6 +55,14 @@ def test_other_content_for_a_stored_chunk_is_refused_with_both_digests(blobs):
     assert blobs.get(KEY, 3)[0] == b"first"
 
 
+def test_asking_for_blobs_that_never_were_takes_no_memory(blobs):
+    for number in range(100):
+        assert blobs.chunks(f"job-1/update/{number}-1/hospitalA") == {}
+    assert blobs._index == {}
+    blobs.put(KEY, 0, b"x")
+    assert list(blobs._index) == [KEY]
+
+
 def test_missing_and_surplus_chunks_are_named(blobs):
     for index in (0, 2, 5):
         blobs.put(KEY, index, b"x")

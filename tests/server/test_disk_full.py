@@ -103,3 +103,19 @@ def test_reading_and_listing_go_on_while_the_disk_is_full(world):
     assert world.observer.call(world.observer.admin.GetStatus, admin.GetStatusRequest()).jobs_running == 1
     free_disk(world.server)
     is_exact(world, job)
+
+
+def test_a_site_is_enabled_as_before_when_the_disk_does_not_take_the_change(world):
+    def enabled():
+        sites = world.lead.call(world.lead.admin.ListSites, admin.ListSitesRequest()).sites
+        return {site.name: site.enabled for site in sites}
+
+    before = enabled()
+    assert before["hospitalA"]
+    fill_disk(world.server, 0)
+    for asked in (True, False):
+        with pytest.raises(ResourceError):
+            world.lead.call(world.lead.admin.SetSite, admin.SetSiteRequest(name="hospitalA", enabled=asked))
+        assert enabled() == before
+    free_disk(world.server)
+    is_exact(world, world.submit(rounds=1))

@@ -8,6 +8,8 @@ import psutil
 import pytest
 
 from fedhe.errors import RemoteProtocolError
+from fedhe.server import records
+from fedhe.server.store import open_store, sqlite_url
 from fedhe.trust import audit_log
 from fedhe.wire import admin
 from fedhe.wire.chunking import bitmap_indices
@@ -108,6 +110,18 @@ def test_sigterm_ends_the_server_cleanly_while_sites_poll(world):
     assert [one.id for one in pending.result().instructions] == [told]
     assert "Traceback" not in world.server.stderr()
     assert not (world.server.folder / "health.sock").exists()
+
+
+def test_a_site_that_was_being_disabled_when_the_server_died_is_out_after_the_restart(world):
+    job, _ = uploading(world, min_sites=2)
+    world.server.end(signal.SIGKILL)
+    store = open_store(sqlite_url(world.server.folder / "server.db"))
+    with store.write() as connection:  # as far as it came: the site's row, and not yet the job
+        records.put_site(connection, records.SiteRow("hospitalC", enabled=False))
+    store.close()
+    world.server.start()
+    assert world.sites[2].work(job) == "wait"
+    is_exact(world, job, world.sites[:2])
 
 
 def test_an_admin_restarts_the_server_in_place(world):

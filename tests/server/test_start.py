@@ -7,11 +7,14 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fedhe.server.lock_file import Holder, LockFile, running
+from fedhe.server.start import _default_address
+from fedhe.trust.installation import load_installation
 
 NEVER = (
     "torch",
@@ -108,6 +111,27 @@ def test_a_port_that_is_in_use(idle_server):
         refuses(idle_server, 7, f"cannot listen on {address}: Address already in use", "--listen", address)
 
 
+def test_an_address_of_another_computer(idle_server):
+    hint = "name an address of this computer and a port that you may use with --listen ADDR:PORT"
+    refuses(
+        idle_server,
+        7,
+        f"cannot listen on 192.0.2.1:0: Cannot assign requested address; {hint}",
+        "--listen",
+        "192.0.2.1:0",
+    )
+
+
+def test_a_server_that_sites_reach_by_ipv6_listens_there(provisioned):
+    installation = load_installation(provisioned.home / "server", role_prefix="server", now=time.time())
+    for host, listens in (
+        ("2001:db8::1", "[::]:8443"),
+        ("192.0.2.1", "0.0.0.0:8443"),
+        ("fl.example.org", "0.0.0.0:8443"),
+    ):
+        assert str(_default_address(replace(installation, server_host=host))) == listens
+
+
 @pytest.mark.parametrize("address", ["8443", "localhost:", ":8443", "host:99999", "host:port"])
 def test_an_address_that_is_none(idle_server, address):
     refuses(idle_server, 2, "expected ADDR:PORT", "--listen", address)
@@ -157,6 +181,15 @@ def test_status_and_stop_of_a_server_on_this_machine(world):
     raw.close()
     refuses(server, 6, "has schema v9999, this fedhe knows schemas up to")
     assert "v9999" in server.command("status", check=False).stderr
+
+
+def test_a_folder_that_takes_no_socket_costs_the_health_command_and_not_the_server(idle_server):
+    (idle_server.folder / "health.sock" / "in the way").mkdir(parents=True)
+    idle_server.start()
+    assert "takes no socket, so fedhe-server health will not work" in idle_server.stderr()
+    assert idle_server.command("health", check=False).returncode == 5
+    assert idle_server.end() == 0
+    assert "Traceback" not in idle_server.stderr()
 
 
 def test_logs_as_json_lines(idle_server):

@@ -6,7 +6,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from fedhe.errors import ResourceError, StateError
+from fedhe.errors import ResourceError, StateError, TrustError
 from fedhe.server import records
 from fedhe.server.audit import Audit
 from fedhe.server.store import open_store, schema_version, sqlite_url
@@ -45,6 +45,19 @@ def test_a_transaction_that_fails_leaves_nothing(store):
         fail()
     with store.read() as connection:
         assert records.jobs(connection) == []
+
+
+def test_storing_when_a_site_was_seen_leaves_what_an_admin_set_meanwhile(store):
+    seen = records.SiteRow("hospitalA", enabled=True, last_seen=3.5, software_version="1")
+    with store.write() as connection:
+        records.put_site(connection, records.SiteRow("hospitalA", enabled=False))
+        records.put_seen(connection, seen)
+        records.put_seen(connection, records.SiteRow("hospitalB", last_seen=1.0))
+    with store.read() as connection:
+        assert records.sites(connection) == [
+            records.SiteRow("hospitalA", enabled=False, last_seen=3.5, software_version="1"),
+            records.SiteRow("hospitalB", last_seen=1.0),
+        ]
 
 
 def test_rows_come_back_as_they_went_in_after_reopening(store, tmp_path):
@@ -150,3 +163,13 @@ def test_refusals_of_one_kind_are_noted_once_a_minute(store, tmp_path):
         audit.note_refusal(float(second), "site X", "Join", "revoked")
     audit.note_refusal(5.0, "site Y", "Join", "revoked")
     assert [line["time"] for line in audit_log.read(tmp_path / "audit.log")] == [0.0, 60.0, 120.0, 5.0]
+
+
+def test_a_refusal_is_passed_over_where_the_audit_log_is_damaged(store, tmp_path):
+    path = tmp_path / "audit.log"
+    path.write_text("no audit line\n")
+    audit = Audit(path, store)
+    audit.note_refusal(1.0, "hospitalA", "Admin/Shutdown", "not for sites")
+    with pytest.raises(TrustError, match="no line of an audit log"):
+        audit.note(2.0, "job-started", {})
+    assert path.read_text() == "no audit line\n"

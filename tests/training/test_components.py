@@ -38,6 +38,9 @@ BAD = [
     ("validate.metrics", [{"name": "MeanDice", "disabled": True}], "all metrics are disabled", None),
     ("train.dataloader.args", {"batch_size": 8, "drop_last": True}, "4 items make no whole batch", "lower batch_size"),
     ("train.model.weights", "resources/none.pt", "none.pt", None),
+    ("train.pre_transforms.0.args.reader", "os.system", "expected the name of a MONAI class, got 'os.system'", "for a"),
+    ("train.pre_transforms.0.args.reader", ["NibabelReader", "os.system"], "got 'os.system'", "for a class of your"),
+    ("validate.inferer", {"name": "PatchInferer", "args": {"merger_cls": "os.system"}}, "got 'os.system'", "for a"),
 ]  # fmt: skip
 
 
@@ -96,6 +99,8 @@ def test_own_code_is_found_where_clara_keeps_it_and_beside_the_config(make_job, 
         ("BYOC.net.Net", "import nowhere", "ModuleNotFoundError: No module named 'nowhere' (BYOC/net.py:1)", None),
         ("BYOC.net.Net", "x = 1\nclass Net(:\n", "SyntaxError", None),
         ("BYOC.net.Net", "\n\nraise ValueError('bad day')", "ValueError: bad day (BYOC/net.py:3)", None),
+        ("BYOC.net.Net", "import sys\nsys.exit(0)", "SystemExit: 0 (BYOC/net.py:2)", None),
+        ("BYOC.net.broken", GOOD_NET.replace("raise LookupError", "raise SystemExit"), "SystemExit: no such", None),
         ("torch.nn.Conv3d", GOOD_NET, "no module 'torch.nn' in the job's folder", "'path' is for the job's own code"),
         ("os.system", GOOD_NET, "no module 'os' in the job's folder", None),
     ],
@@ -124,10 +129,11 @@ def test_a_second_job_in_the_process_gets_its_own_code(make_job, config, perform
     assert (first.layout[0].name, second.layout[0].name) == ("layer.weight", "other.weight")
 
 
-def test_own_code_that_fails_in_training_is_named_with_its_line(make_job, config, perform):
-    code = GOOD_NET.replace("return self.layer(x)", "raise ZeroDivisionError('oh')")
+@pytest.mark.parametrize("error", ["ZeroDivisionError", "SystemExit"])
+def test_own_code_that_fails_in_training_is_named_with_its_line(make_job, config, perform, error):
+    code = GOOD_NET.replace("return self.layer(x)", f"raise {error}('oh')")
     config["train"]["model"] = {"path": "BYOC.net.Net"}
-    with pytest.raises(TrainingError, match=r"train: ZeroDivisionError: oh \(BYOC/net.py:10\)"):
+    with pytest.raises(TrainingError, match=rf"train: {error}: oh \(BYOC/net.py:10\)"):
         perform("train", make_job(config, code={"BYOC/net.py": code}), round=1, validate_first=False)
 
 
@@ -241,6 +247,14 @@ def test_data_that_is_not_there_is_one_line(make_job, config, perform, environme
     assert "config_train.json:" in caught.value.message
     assert "train.dataset.data_list" in caught.value.message
     assert (caught.value.hint or "").startswith(hint or "")
+
+
+def test_own_code_that_finds_no_cases_is_told_apart_from_too_many_parts(make_job, config, perform):
+    config["train"]["dataset"] = {"name": "Dataset", "data_list": {"path": "own.none"}}
+    job = make_job(config, code={"own.py": "def none():\n    return []\n"})
+    with pytest.raises(TrainingError, match=r"train.dataset.data_list: own.none found no cases at this site") as caught:
+        perform("train", job, round=1, validate_first=False)
+    assert "set data_root in the site's policy.yml" in caught.value.hint
 
 
 def test_parts_and_folds_share_out_every_case_once(make_job, config, perform, data_root):

@@ -255,6 +255,13 @@ def test_metrics_are_ordered_flattened_and_finite(make_job, config, perform):
     assert result.main_metric == "dice"
 
 
+@pytest.mark.parametrize("args", [{}, {"output_transform": "loss"}])
+def test_a_handler_that_shows_the_loss_gets_one_number_for_a_batch(make_job, config, perform, recwarn, args):
+    config["train"]["handlers"] = [{"name": "StatsHandler", "args": {"tag_name": "loss", **args}}]
+    perform("train", make_job(config), round=1, validate_first=False)
+    assert not [warning for warning in recwarn if "non-scalar" in str(warning.message)]
+
+
 @pytest.mark.slow
 def test_two_processes_train_together(make_job, config, perform, tmp_path):
     """The processes that work on GPUs, here on two CPU devices: same model in both, equal parts of the cases."""

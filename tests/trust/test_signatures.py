@@ -2,13 +2,13 @@
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedhe.errors import NotFoundError, TrustError
-from fedhe.trust.signatures import JOB_LABEL, READY_LABEL, load_private_key, parse_private_key, sign, verify
+from fedhe.errors import TrustError
+from fedhe.trust.signatures import JOB_LABEL, READY_LABEL, parse_private_key, sign, verify
 
 
 @pytest.fixture(scope="module")
@@ -47,19 +47,6 @@ def test_another_body_label_signature_or_signer_is_refused(signer, peer):
 def test_no_random_signature_is_believed(signer, data):
     with pytest.raises(TrustError):
         verify(READY_LABEL, b"body", data, signer[1])
-
-
-def test_a_key_file_that_others_can_read_is_refused(tmp_path, peer):
-    path = tmp_path / "key.pem"
-    with pytest.raises(NotFoundError):
-        load_private_key(path)
-    path.write_bytes(peer.issue().key_pem)
-    path.chmod(0o640)
-    with pytest.raises(TrustError, match="expected mode 0600 or stricter, got 0640") as caught:
-        load_private_key(path)
-    assert "chmod 600" in caught.value.hint
-    path.chmod(0o600)
-    assert isinstance(load_private_key(path), ec.EllipticCurvePrivateKey)
 
 
 def test_only_unencrypted_p256_keys_are_taken():

@@ -26,7 +26,7 @@ def main() -> None:
     key = SecretKey.generate(DEFAULT_PARAMS)
     engine = SealEngine(DEFAULT_PARAMS, key)
     uploads = [engine.encrypt(coefficients(site), CONTEXT, INDEX) for site in (1, 2)]
-    expect = Expectation(ChunkKind.SEEDED, key.key_id, DEFAULT_PARAMS.params_id, CONTEXT, INDEX, 1)
+    expect = Expectation(ChunkKind.UPLOAD, key.key_id, DEFAULT_PARAMS.params_id, CONTEXT, INDEX, 1)
     total = add_chunks(uploads, DEFAULT_PARAMS, expect)
     layout = Layout(
         (

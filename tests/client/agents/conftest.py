@@ -131,7 +131,7 @@ class SmallServer(FederationServicer):
                 for site in roster.sites
             ]
             expect = Expectation(
-                ChunkKind.SEEDED, self.project.secret_key.key_id, job.params.params_id, roster.context, index
+                ChunkKind.UPLOAD, self.project.secret_key.key_id, job.params.params_id, roster.context, index
             )
             chunks.append(add_chunks(parts, job.params, expect))
         info = self._store(job, (federation.OBJECT_KIND_SUM, roster.round, roster.attempt), chunks)

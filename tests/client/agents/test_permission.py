@@ -140,7 +140,7 @@ async def test_code_that_changed_on_the_sites_disk_never_runs(federate, make_job
 
 async def test_failing_job_code_is_reported_with_its_last_lines_where_the_policy_shares_logs(federate, make_job, phase):
     async with federate() as (server, agents):
-        agents.policy("A", FAIL="/data/A")
+        agents.policy("A", "share_metrics: true", FAIL="/data/A")
         agents.policy("B", "share_logs: false", FAIL="/data/B")
         server.add_job(make_job(rounds=1))
         agents.start()
@@ -154,6 +154,21 @@ async def test_failing_job_code_is_reported_with_its_last_lines_where_the_policy
         assert list(reports["B"].lines) == []
         assert b"/data/B" not in b"".join(server.payload)
         assert not any(site == "B" for site, _ in server.lines)
+
+
+async def test_what_failing_job_code_printed_stays_here_unless_the_site_shares_metrics(federate, make_job, phase):
+    async with federate() as (server, agents):
+        agents.policy("A", FAIL="/data/A")
+        server.add_job(make_job(rounds=1))
+        agents.start()
+        state = await server.until_phase(phase.FINISHED, phase.FAILED)
+        assert state.phase is phase.FINISHED, state.message
+        await server.until(lambda: server.reports)
+        (site, report), *_ = server.reports
+        assert site == "A"
+        assert "data folder is empty: expected images below /data/A" in report.message
+        assert list(report.lines) == []
+        assert b"reading patient 17" not in b"".join(server.payload)
 
 
 async def test_a_training_process_that_was_killed_is_started_again(federate, make_job, phase, tmp_path):

@@ -92,7 +92,7 @@ STEPS = [
 
 
 @pytest.mark.parametrize(("when", "method", "kind"), STEPS)
-async def test_an_agent_that_ends_at_any_step_goes_on_there(  # noqa: PLR0917 - fixtures
+async def test_an_agent_that_ends_at_any_step_goes_on_there(
     federate, make_job, phase, calm_model, tmp_path, when, method, kind
 ):
     expected = await calm_model()
@@ -121,9 +121,7 @@ async def test_an_agent_that_ends_at_any_step_goes_on_there(  # noqa: PLR0917 - 
 
 
 @pytest.mark.parametrize(("when", "method", "kind"), [STEPS[4], STEPS[6], STEPS[8]])
-async def test_an_agent_killed_with_signal_9_goes_on(  # noqa: PLR0917 - fixtures
-    federate, make_job, phase, calm_model, when, method, kind
-):
+async def test_an_agent_killed_with_signal_9_goes_on(federate, make_job, phase, calm_model, when, method, kind):
     expected = await calm_model()
     async with federate() as (server, agents):
         killed = asyncio.Event()
