@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))  # agents keep training processes from doing so by themselves
-from round_model import model_shapes  # noqa: E402
+from round_model import model_shapes
 
 BLOCK_VALUES = 1 << 20
 INITIAL_SCALE = 0.1
