@@ -17,7 +17,8 @@ admin's command, TLS between them, all on one computer. Training is replaced by 
 - **round**: from its start to the moment when the last site has applied the sum, by the server's record; the start of
   the training process is part of it. **exchange**: from the moment when the last site was ready.
 - **bytes**: payload of one site in a round. NVFlare's are those of its TCP connections.
-- **memory**: the sum of the peaks (VmHWM) of a program's processes, over the whole job.
+- **memory**: the sum of the peaks (VmHWM) of a program's processes, over the whole job. The server's workers share its
+  libraries' pages, which that counts again in each; the first number counts them once (PSS, sampled).
 - **CPU**: of the server, its workers and all agents in a round; training processes are left out.
 - **plain**: float32 values through the same programs, with encryption, sums and checks replaced by those for float32 in
   the benchmark's own launchers. The product has no such mode.
@@ -103,10 +104,15 @@ def _round_cells(report: dict[str, Any], one: dict[str, Any]) -> list[str]:
         "" if plain is None else f"{one['seconds'] / plain['seconds']:.2f} x",
         _number(one["exchange_seconds"]) if "exchange_seconds" in one else "",
         f"{up:.2f} + {down:.2f}",
-        f"{one['server_peak_rss'] / MEGABYTE:.0f}",
+        _memory(one),
         f"{one['client_peak_rss'] / MEGABYTE:.0f}",
         _number(one["cpu_seconds"]),
     ]
+
+
+def _memory(one: dict[str, Any]) -> str:
+    whole = f"{one['server_peak_rss'] / MEGABYTE:.0f}"
+    return f"{one['server_peak_pss'] / MEGABYTE:.0f} ({whole})" if "server_peak_pss" in one else whole
 
 
 def _steps(report: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 from round_federation import PLAIN
 
-_PEAKS = ("server_peak_rss", "client_peak_rss")
+_PEAKS = ("server_peak_rss", "server_peak_pss", "client_peak_rss")
 _KEY = ("engine", "parameters", "sites")
 MEGABYTE = 1e6
 
@@ -147,7 +147,7 @@ def _round_ratio(
 def _server_memory(parameters: int, sites: int) -> Callable[[dict[str, Any], str], float | None]:
     def value(report: dict[str, Any], engine: str) -> float | None:
         entry = find(report, engine, parameters, sites)
-        return None if entry is None else entry["server_peak_rss"] / MEGABYTE
+        return None if entry is None else entry.get("server_peak_pss", entry["server_peak_rss"]) / MEGABYTE
 
     return value
 

@@ -59,7 +59,7 @@ def measure(folder: Path, engine: str, parameters: int, sites: int, rounds: int)
     with Federation(folder, engine, sites, parameters) as federation:
         trees = {name: Tree(process.pid) for name, process in federation.agents.items()}
         if federation.server is not None:
-            trees["server"] = Tree(federation.server.pid)
+            trees["server"] = Tree(federation.server.pid, shares=True)
         with Sampler(trees) as sampler:
             job_id = federation.submit(rounds + UNCOUNTED_ROUNDS)
             allowed = (rounds + UNCOUNTED_ROUNDS) * (LEAST_SECONDS + SECONDS_PER_MILLION * parameters / 1e6 * sites)
@@ -119,6 +119,8 @@ def _entry(federation: Federation, sampler: Sampler, rounds: list[Round]) -> dic
         "cpu_seconds": server + federation.sites * client,
         "exchange_seconds": median("exchange_seconds"),
         "upload_seconds": median("upload_seconds"),
+        "server_peak_pss": sampler.shared_bytes("server"),
+        "server_processes_rss": sampler.trees["server"].peaks(),
         "server_cpu_seconds": server,
         "client_cpu_seconds": client,
         "rounds_seconds": [one.seconds for one in rounds],

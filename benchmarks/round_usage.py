@@ -19,24 +19,33 @@ class Usage:
     Attributes:
         cpu_seconds: of all its processes, those that have ended included.
         peak_bytes: sum of the processes' peak resident memory (VmHWM): an upper bound, shared pages count twice.
+        shared_bytes: sum of the processes' memory at that moment, pages of n processes counted 1/n in each (PSS); 0
+            where it is not looked at.
     """
 
     cpu_seconds: float
     peak_bytes: int
+    shared_bytes: int
 
 
 @dataclass
 class Tree:
-    """One process and its descendants; training processes are left out."""
+    """One process and its descendants; training processes are left out.
+
+    Attributes:
+        root: its process id.
+        shares: whether `Usage.shared_bytes` is wanted, which takes the system some milliseconds a look.
+    """
 
     root: int
+    shares: bool = False
     _cpu: dict[int, float] = field(default_factory=dict)
     _peak: dict[int, int] = field(default_factory=dict)
     _ignored: set[int] = field(default_factory=set)
 
     def look(self, children: dict[int, list[int]]) -> Usage:
         """Adds what is there now to what was seen before."""
-        waiting = [self.root]
+        waiting, shared = [self.root], 0
         while waiting:
             pid = waiting.pop()
             if pid in self._ignored or (pid not in self._cpu and pid != self.root and _is_trainer(pid)):
@@ -44,10 +53,15 @@ class Tree:
                 continue
             waiting += children.get(pid, [])
             try:
-                self._cpu[pid], self._peak[pid] = _cpu_seconds(pid), _peak_bytes(pid)
+                self._cpu[pid], self._peak[pid] = _cpu_seconds(pid), _kilobytes(pid, "status", "VmHWM:")
+                shared += _kilobytes(pid, "smaps_rollup", "Pss:") if self.shares else 0
             except (OSError, ValueError, IndexError):
                 continue  # it has just ended: its last sample counts
-        return Usage(sum(self._cpu.values()), sum(self._peak.values()))
+        return Usage(sum(self._cpu.values()), sum(self._peak.values()), shared)
+
+    def peaks(self) -> list[int]:
+        """Peak resident memory of each process, largest first, bytes."""
+        return sorted(self._peak.values(), reverse=True)
 
 
 @dataclass
@@ -80,6 +94,10 @@ class Sampler:
     def peak_bytes(self, name: str) -> int:
         """Peak memory of a tree so far."""
         return max((usages[name].peak_bytes for _, usages in self._samples), default=0)
+
+    def shared_bytes(self, name: str) -> int:
+        """The largest sum of a tree's shares of memory that was seen."""
+        return max((usages[name].shared_bytes for _, usages in self._samples), default=0)
 
     def _cpu_at(self, name: str, moment: float) -> float:
         before: tuple[float, float] | None = None
@@ -121,9 +139,10 @@ def _cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
-def _peak_bytes(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines():
-        if line.startswith("VmHWM:"):
+def _kilobytes(pid: int, file: str, name: str) -> int:
+    """One line of a file of /proc/PID, in bytes."""
+    for line in Path(f"/proc/{pid}/{file}").read_text(errors="replace").splitlines():
+        if line.startswith(name):
             return int(line.split()[1]) * 1024
     return 0
 
