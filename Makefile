@@ -6,9 +6,11 @@ JOB    ?= brain_tissue
 DATA   ?=
 ROUNDS ?=
 BIN    := $(abspath $(VENV))/bin
+PEER   := build/bench/nvflare-env
+BENCH  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format protos clean
+.PHONY: help setup demo test test-all check format protos bench bench-quick clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -44,6 +46,19 @@ format: setup ## Let ruff mend what it can
 
 protos: setup ## Write fedhe/wire/generated from protos/
 	PATH="$(BIN):$$PATH" protos/generate.sh
+
+bench: setup $(PEER)/.installed ## Measure all, beside plain and NVFlare; takes hours, writes docs/benchmarks.md [BENCH='--turns 1']
+	$(BIN)/python benchmarks/bench.py $(BENCH)
+
+bench-quick: setup ## Measure small models in three minutes; writes build/bench
+	$(BIN)/python benchmarks/bench.py --quick $(BENCH)
+
+# NVFlare keeps to an environment of its own.
+$(PEER)/.installed:
+	$(PYTHON) -m venv $(PEER)
+	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check 'nvflare[HE]==2.9.0'
+	touch $@
 
 clean: ## Remove what was built, but not the environment
 	rm -rf build .coverage coverage.xml .pytest_cache .mypy_cache .ruff_cache .hypothesis

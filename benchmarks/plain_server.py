@@ -1,0 +1,52 @@
+"""Plain float32 FedAvg through the real server, as the floor that encryption is measured against. Benchmarks only.
+
+    python benchmarks/plain_server.py start --home DIR      the server; its workers are this file, too
+    python benchmarks/plain_server.py --worker
+
+The check of a chunk's ciphertexts and the sum are replaced by those for float32; everything else stays: TLS, permits,
+digests, blobs, database, worker processes and their protocol.
+"""
+
+import contextlib
+import sys
+from typing import Any
+
+import numpy as np
+
+from fedhe.server import summing, transfers, worker_pool
+
+
+def sum_floats(order: summing.SumOrder) -> bytes:
+    """The sum of one chunk of all sites, float32."""
+    total: np.ndarray | None = None
+    for data in summing._read(order.addends):  # noqa: SLF001 - the digests are checked as for ciphertexts
+        values = np.frombuffer(data, dtype="<f4")
+        if total is None:
+            total = values.copy()
+        else:
+            total += values
+    return b"" if total is None else total.tobytes()
+
+
+def _check_floats(data: bytes, **_: Any) -> None:
+    if len(data) % 4:
+        raise ValueError(f"expected float32 values, got {len(data)} bytes")
+
+
+def main() -> None:
+    """Runs the worker or the server."""
+    if sys.argv[1:] == ["--worker"]:
+        summing.sum_chunk = sum_floats
+        with contextlib.suppress(BrokenPipeError):
+            summing.work(sys.stdin.buffer, sys.stdout.buffer)
+        return
+    transfers.read_chunk = _check_floats
+    worker_pool._COMMAND = (sys.executable, __file__, "--worker")  # noqa: SLF001
+    from fedhe.cli.server import main as serve  # noqa: PLC0415 - what is replaced must be so before
+
+    sys.argv[0] = "fedhe-server"
+    serve()
+
+
+if __name__ == "__main__":
+    main()
