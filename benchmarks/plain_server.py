@@ -1,19 +1,17 @@
 """Plain float32 FedAvg through the real server, as the floor that encryption is measured against. Benchmarks only.
 
-    python benchmarks/plain_server.py start --home DIR      the server; its workers are this file, too
-    python benchmarks/plain_server.py --worker
+    python benchmarks/plain_server.py start --home DIR
 
 The check of a chunk's ciphertexts and the sum are replaced by those for float32; everything else stays: TLS, permits,
-digests, blobs, database, worker processes and their protocol.
+digests, blobs, database, and the thread in which the fast engine's ciphertexts are added as well.
 """
 
-import contextlib
 import sys
 from typing import Any
 
 import numpy as np
 
-from fedhe.server import summing, transfers, worker_pool
+from fedhe.server import aggregator, summing, transfers
 
 
 def sum_floats(order: summing.SumOrder) -> bytes:
@@ -34,14 +32,10 @@ def _check_floats(data: bytes, **_: Any) -> None:
 
 
 def main() -> None:
-    """Runs the worker or the server."""
-    if sys.argv[1:] == ["--worker"]:
-        summing.sum_chunk = sum_floats
-        with contextlib.suppress(BrokenPipeError):
-            summing.work(sys.stdin.buffer, sys.stdout.buffer)
-        return
+    """Runs the server."""
     transfers.read_chunk = _check_floats
-    worker_pool._COMMAND = (sys.executable, __file__, "--worker")  # noqa: SLF001
+    aggregator.needs_seal = lambda _order: False
+    aggregator.sum_chunk = sum_floats
     from fedhe.cli.server import main as serve  # noqa: PLC0415 - what is replaced must be so before
 
     sys.argv[0] = "fedhe-server"

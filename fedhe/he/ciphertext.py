@@ -45,6 +45,7 @@ SEAL_SEED_BYTES = 64
 MAX_CIPHERTEXTS = CkksParams.CIPHERTEXTS_PER_CHUNK
 _HEADER = struct.Struct("<4sBBBBIIHH16s16s32s")
 HEADER_BYTES = _HEADER.size
+_KIND_OFFSET = 5
 MAX_CHUNK_INDEX = (1 << 32) - 1
 MAX_FORWARDED_SEEDS = 32
 """For how many sites, at most, a sum carries their seeds by default; docs/adr/0009 has the reason."""
@@ -227,6 +228,11 @@ def read_header(data: bytes, *, expect: Expectation) -> ChunkHeader:
             f"got {len(data)}"
         )
     return header
+
+
+def has_seal_seeds(head: bytes) -> bool:
+    """Whether a chunk that begins with these bytes is an upload with SEAL's seeds; nothing else is checked."""
+    return len(head) > _KIND_OFFSET and _KINDS.get(head[_KIND_OFFSET]) == (ChunkKind.UPLOAD, C1Form.SEAL_SEEDS)
 
 
 def read_chunk(data: bytes, *, expect: Expectation, params: CkksParams) -> CiphertextChunk:

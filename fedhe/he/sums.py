@@ -3,11 +3,9 @@
 Sums are exact: limbs are added modulo the primes, so any order of the sites gives the same bytes.
 """
 
-import threading
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,50 +23,10 @@ from fedhe.he.ciphertext import (
 )
 from fedhe.he.params import CkksParams
 from fedhe.he.residues import add_residues
-from fedhe.he.seal_stream import SealStream
 from fedhe.he.streams import AES_SEED_BYTES, expand_seeds
 
-
-class SealExpander:
-    """Expands the seeds of c1 with SEAL's generator, and adds them. A second thread waits. Not across a fork.
-
-    Raises:
-        ConfigError: this build of SEAL differs from what the federation uses.
-    """
-
-    def __init__(self, params: CkksParams) -> None:
-        self.params = params
-        self._stream = SealStream(params)
-        self._lock = threading.Lock()
-
-    def add(self, totals: list[Any], seeds: NDArray[np.uint8]) -> list[Any]:
-        """Adds the expansions of a chunk's seeds to what came before.
-
-        Args:
-            totals: what the last call returned; empty at first.
-            seeds: (count, 64) uint8.
-
-        Returns:
-            count SEAL ciphertexts.
-        """
-        with self._lock:
-            expanded = [self._stream.expand(seed.data) for seed in seeds]
-            if not totals:
-                return expanded
-            for total, addend in zip(totals, expanded, strict=True):
-                self._stream.evaluator.add_inplace(total, addend)
-        return totals
-
-    def read(self, totals: list[Any]) -> NDArray[np.uint32]:
-        """(count, primes, degree) uint32: the sums of the c1."""
-        with self._lock:
-            return np.stack([self._stream.save_ciphertext(total)[1].astype(np.uint32) for total in totals])
-
-
-@lru_cache(maxsize=4)
-def expander_for(params: CkksParams) -> SealExpander:
-    """One expander for each parameter set and process; making one takes milliseconds."""
-    return SealExpander(params)
+if TYPE_CHECKING:
+    from fedhe.he.seal_expander import SealExpander
 
 
 def add_chunks(
@@ -117,7 +75,7 @@ def add_chunks(
         if chunk.header.c1 is C1Form.AES_SEEDS:
             aes_seeds.append(chunk.seeds[0].tobytes())
         else:
-            seal_sums = expander_for(params).add(seal_sums, chunk.seeds)
+            seal_sums = _seal_expander(params).add(seal_sums, chunk.seeds)
     if first is None:
         raise RemoteProtocolError("expected the chunk of at least one site, got none")
     seeds = np.frombuffer(b"".join(sorted(aes_seeds)), dtype=np.uint8).reshape(len(aes_seeds), AES_SEED_BYTES)
@@ -135,10 +93,17 @@ def _second_halves(
     """(count, primes, degree) uint32: the sum of the c1 of both kinds of seeds."""
     if not seal_sums:
         return expand_seeds(seeds, count, params)
-    c1 = expander_for(params).read(seal_sums)
+    c1 = _seal_expander(params).read(seal_sums)
     if len(seeds):
         add_residues(c1, expand_seeds(seeds, count, params), params.primes)
     return c1
+
+
+def _seal_expander(params: CkksParams) -> "SealExpander":
+    # Only who meets SEAL's seeds loads SEAL; the server's process that faces the network does not.
+    from fedhe.he.seal_expander import expander_for  # noqa: PLC0415
+
+    return expander_for(params)
 
 
 def _refuse_repeated_seeds(chunk: CiphertextChunk, seen: set[bytes]) -> None:

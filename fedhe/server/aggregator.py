@@ -12,7 +12,7 @@ from fedhe.errors import NotFoundError, ResourceError
 from fedhe.he.params import CkksParamsLiteral
 from fedhe.server import places
 from fedhe.server.blobs import BlobInfo, BlobStore
-from fedhe.server.summing import Addend, BadAddendError, SumOrder
+from fedhe.server.summing import Addend, BadAddendError, SumOrder, needs_seal, sum_chunk
 from fedhe.server.worker_pool import WorkerPool
 
 RETRY_SECONDS = 2.0
@@ -162,7 +162,10 @@ class Aggregator:
         while True:
             try:
                 order = await asyncio.to_thread(self._order, task, index)
-                data = await self._pool.sum_chunk(order)
+                if await asyncio.to_thread(needs_seal, order):
+                    data = await self._pool.sum_chunk(order)
+                else:
+                    data = await asyncio.to_thread(sum_chunk, order)
                 await asyncio.to_thread(
                     self._blobs.put, places.sum_(task.job_id, task.round, task.attempt), index, data
                 )

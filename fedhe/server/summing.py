@@ -1,7 +1,8 @@
-"""A worker process: reads one chunk of every site from disk, checks it, adds it up, hands the sum back. Holds no key.
+"""Reads one chunk of every site from disk, checks it, adds it up, hands the sum back; here, or as a worker process.
 
-It is a process because SEAL's binding keeps Python's lock. It keeps one site's chunk and the running sum in memory,
-however many sites there are, and ends when its standard input does, so it cannot outlive the server.
+Where a chunk has SEAL's seeds it is a process, because SEAL's binding keeps Python's lock. It holds no key. It keeps
+one site's chunk and the running sum in memory, however many sites there are, and ends when its standard input does, so
+it cannot outlive the server.
 
 Protocol: on standard input one JSON line for each order; on standard output for each a JSON line, followed, if that
 has `bytes`, by as many bytes.
@@ -17,8 +18,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fedhe.errors import FedheError, RemoteProtocolError, ResourceError
-from fedhe.he.ciphertext import ChunkKind, Expectation
+from fedhe.he.ciphertext import HEADER_BYTES, ChunkKind, Expectation, has_seal_seeds
 from fedhe.he.params import CkksParams, CkksParamsLiteral
+from fedhe.he.sums import add_chunks
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,23 @@ class BadAddendError(RemoteProtocolError):
         self.site = site
 
 
+def needs_seal(order: SumOrder) -> bool:
+    """Whether a chunk of the order has SEAL's seeds, so that a worker process is to add it.
+
+    Raises:
+        ResourceError: a file cannot be read.
+    """
+    for addend in order.addends:
+        try:
+            with addend.path.open("rb") as file:
+                head = file.read(HEADER_BYTES)
+        except OSError as error:
+            raise ResourceError(f"{addend.path}: {error.strerror}") from error
+        if has_seal_seeds(head):
+            return True
+    return False
+
+
 def sum_chunk(order: SumOrder) -> bytes:
     """Adds one chunk of all sites up.
 
@@ -69,9 +88,6 @@ def sum_chunk(order: SumOrder) -> bytes:
         BadAddendError: a site's chunk cannot be added; names the site.
         ResourceError: a file cannot be read, or no longer holds what was received.
     """
-    # Only the workers need SEAL; the process that faces the network, which knows this module, never loads it.
-    from fedhe.he.sums import add_chunks  # noqa: PLC0415
-
     params = CkksParams.from_literal(order.params)
     expect = Expectation(ChunkKind.UPLOAD, order.key_id, params.params_id, order.context, order.index)
     try:
