@@ -38,20 +38,23 @@ def draw(report: dict[str, Any], path: Path) -> None:
         )
         spread = 100 * plain.std(axis=0, ddof=1)
         bottom.fill_between(rounds, -spread, spread, color="0.85", label="float32, ± 1 SD between seeds")
+    largest = 0.1
     for bits, look in zip(widths, _LOOKS, strict=False):
         dice = curves(runs, bits)
         top.plot(rounds, dice.mean(axis=0), label=label(bits), **look)
         if bits == FLOAT:
             continue
         difference = 100 * (dice - plain)
+        largest = max(largest, float(np.abs(difference).max()))
         bottom.plot(rounds, difference.mean(axis=0), label=f"{label(bits)}, mean", **look)
         for seed in difference:
             bottom.plot(rounds, seed, color=look["color"], linewidth=0.6, alpha=0.6)
+    bottom.set_ylim(-1.15 * largest, 1.15 * largest)  # the seeds' spread may be far larger, and is cut off
     bottom.axhline(0, color="black", linewidth=0.8)
     top.set_ylabel("Dice, mean over sites and seeds")
     top.set_title(f"{report['study']['job']}: {report['study']['sites']} sites, {seeds} seed{'s' * (seeds > 1)}")
     top.legend(loc="lower right")
-    bottom.set_ylabel("points of Dice (1/100) less float32, same seed")
+    bottom.set_ylabel("points (0.01 of Dice) against\nfloat32 of the same seed")
     bottom.set_xlabel("round (0: before training); thin lines: single seeds")
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
     bottom.legend(loc="best", ncols=2, fontsize=9)
