@@ -33,11 +33,8 @@ def draw(report: dict[str, Any], path: Path) -> None:
         2, 1, figsize=(8.5, 8.5), sharex=True, height_ratios=(3, 2), layout="constrained"
     )
     if seeds > 1:
-        top.fill_between(
-            rounds, plain.min(axis=0), plain.max(axis=0), color="0.85", label=f"float32, all {seeds} seeds"
-        )
-        spread = 100 * plain.std(axis=0, ddof=1)
-        bottom.fill_between(rounds, -spread, spread, color="0.85", label="float32, ± 1 SD between seeds")
+        low, high = plain.min(axis=0), plain.max(axis=0)
+        top.fill_between(rounds, low, high, color="0.85", label=f"float32, from lowest to highest of {seeds} seeds")
     largest = 0.1
     for bits, look in zip(widths, _LOOKS, strict=False):
         dice = curves(runs, bits)
@@ -49,7 +46,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
         bottom.plot(rounds, difference.mean(axis=0), label=f"{label(bits)}, mean", **look)
         for seed in difference:
             bottom.plot(rounds, seed, color=look["color"], linewidth=0.6, alpha=0.6)
-    bottom.set_ylim(-1.15 * largest, 1.15 * largest)  # the seeds' spread may be far larger, and is cut off
+    bottom.set_ylim(-1.5 * largest, 1.15 * largest)  # with room for the legend below
     bottom.axhline(0, color="black", linewidth=0.8)
     top.set_ylabel("Dice, mean over sites and seeds")
     top.set_title(f"{report['study']['job']}: {report['study']['sites']} sites, {seeds} seed{'s' * (seeds > 1)}")
@@ -57,7 +54,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
     bottom.set_ylabel("points (0.01 of Dice) against\nfloat32 of the same seed")
     bottom.set_xlabel("round (0: before training); thin lines: single seeds")
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
-    bottom.legend(loc="best", ncols=2, fontsize=9)
+    bottom.legend(loc="lower center", ncols=3, fontsize=9)
     for axes in (top, bottom):
         axes.grid(visible=True, color="0.9")
         axes.set_axisbelow(True)

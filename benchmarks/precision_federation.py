@@ -293,4 +293,4 @@ def _task(
 def conditions_of(study: Study) -> dict[str, Any]:
     """The study for its report, without folders."""
     told = {name: value for name, value in asdict(study).items() if name not in {"job", "data", "work"}}
-    return told | {"job": study.job.name, "sites": len(SITES)}
+    return told | {"job": study.job.name, "job_rounds": study.federation.rounds, "sites": len(SITES)}

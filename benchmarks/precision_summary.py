@@ -77,6 +77,7 @@ def _precision(study: Study, runs: Sequence[dict[str, Any]], bits: int) -> dict[
         "difference": float(differences.mean()),
         "difference_by_seed": differences.tolist(),
         "difference_interval95": half,
+        "difference_largest": float(np.abs(dice - curves(runs, FLOAT)).max()),
         "differs": bits != FLOAT and half is not None and abs(float(differences.mean())) > half,
         "max_error": max(round_["max_error"] for round_ in rounds),
         "max_error_statistics": max(round_["max_error_statistics"] for round_ in rounds),
