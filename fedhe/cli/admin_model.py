@@ -19,7 +19,7 @@ from fedhe.cli.admin_sealed_file import SealedHeader, read_chunks, read_header, 
 from fedhe.cli.admin_session import AdminSession
 from fedhe.cli.output import print_json
 from fedhe.client.checkpoint import open_checkpoint
-from fedhe.client.job_folder import vector_digest
+from fedhe.client.vector_file import vector_digest
 from fedhe.errors import ConfigError, NotFoundError, RemoteProtocolError, TrustError
 from fedhe.model.flatten import unflatten
 from fedhe.trust.sealed import GroupKey, model_fingerprint

@@ -46,7 +46,7 @@ async def seal(work: Work, version: int) -> None:
     vector = work.model(version)
     work.tell(federation.ACTIVITY_SEALING)
     sealer = CheckpointSealer(work.site.group_key, work.job_id, version, plain_checkpoint(layout, vector))
-    spool = Spool(work.folder.spool(f"checkpoint-{version}"), sync=True)
+    spool = Spool(work.folder.spool(f"checkpoint-{version}"))
     ref = _ref(work, version)
 
     async def make(index: int) -> bytes:
@@ -80,7 +80,7 @@ async def load_checkpoint(work: Work, version: int) -> None:
     own_seed = version == 0 and work.record.seeded
     if work.record.version != version or version not in work.record.model_digests or own_seed:
         work.tell(federation.ACTIVITY_DOWNLOADING)
-        spool = Spool(work.folder.spool(f"checkpoint-{version}-in"), sync=False)
+        spool = Spool(work.folder.spool(f"checkpoint-{version}-in"))
         count, _ = await download(
             work.site.session,
             _ref(work, version),

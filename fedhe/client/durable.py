@@ -35,19 +35,19 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
-def write_durably(path: Path, data: bytes, *, sync: bool = True) -> None:
-    """Writes `data` to `path` by way of a temporary file beside it.
+def write_durably(path: Path, *parts: bytes | memoryview, sync: bool = True) -> None:
+    """Writes `parts`, one after the other, to `path` by way of a temporary file beside it.
 
     Args:
         path: the file; its folder must exist.
-        data: the whole content, bytes.
+        parts: together the whole content.
         sync: whether to return only once the bytes are on the disk; False for files that merely inform.
 
     Raises:
         ResourceError: disk full, read-only or failing; the old file is untouched.
     """
     with disk_errors(path):
-        replace_file(path, data, sync=sync)
+        replace_file(path, *parts, sync=sync)
 
 
 def remove_leftovers(folder: Path) -> None:

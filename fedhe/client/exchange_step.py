@@ -57,7 +57,7 @@ async def send_update(work: Work, sealed: federation.SealedRoster) -> None:
         work.site.session,
         ref,
         plan.chunks,
-        Spool(work.folder.spool(f"update-{roster.round}-{roster.attempt}"), sync=True),
+        Spool(work.folder.spool(f"update-{roster.round}-{roster.attempt}")),
         make=lambda index: work.site.in_crypto_thread(lambda: encrypt(index)),
         told=lambda fraction: work.tell(federation.ACTIVITY_ENCRYPTING, fraction),
     )
@@ -168,7 +168,7 @@ def _encoder(work: Work, roster: CheckedRoster, plan: UpdatePlan, grid: Grid) ->
     if update is None or update.round != roster.round:
         raise LostError(f"round {roster.round}: this site no longer has its update")
     try:
-        change = work.folder.read_vector(work.folder.update_file(roster.round), work.known_layout(), update.digest)
+        change = work.vectors.read(work.folder.update_file(roster.round), work.known_layout(), update.digest)
     except StateError as error:
         work.keep(update=None)
         raise LostError(f"round {roster.round}: this site's update is lost ({error.message})") from error
@@ -192,7 +192,7 @@ async def _fetch_sum(
     """
     site, params = work.site, work.params()
     plan = plan_update(work.known_layout(), params)
-    spool = Spool(work.folder.spool(f"sum-{roster.round}-{roster.attempt}"), sync=False)
+    spool = Spool(work.folder.spool(f"sum-{roster.round}-{roster.attempt}"))
     ref = federation.ObjectRef(
         job_id=work.job_id, kind=federation.OBJECT_KIND_SUM, number=roster.round, attempt=roster.attempt
     )

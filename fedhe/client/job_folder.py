@@ -1,21 +1,14 @@
 """One job's folder at a site: what the site must still know after a power cut, and where it is kept."""
 
-import hashlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_safetensors
-from safetensors.numpy import save as save_safetensors
 
 from fedhe.client.durable import disk_errors, make_folder, remove_leftovers, write_durably
 from fedhe.config.document import FrozenModel
-from fedhe.errors import StateError, TrainingError
-from fedhe.model.flatten import flatten, unflatten
+from fedhe.errors import StateError
 from fedhe.model.layout import Layout
 
 STATE_VERSION = 1
@@ -201,30 +194,6 @@ class JobFolder:
         with disk_errors(self.layout_file):
             return Layout.from_json(self.layout_file.read_bytes())
 
-    def write_vector(self, path: Path, vector: NDArray[np.float32], layout: Layout) -> bytes:
-        """Stores a flat (n_values,) float32 vector as named tensors; returns its digest.
-
-        Raises:
-            ResourceError: disk full or read-only.
-        """
-        digest = vector_digest(vector)
-        write_durably(path, save_safetensors(unflatten(vector, layout), {"fedhe.digest": digest.hex()}))
-        return digest
-
-    def read_vector(self, path: Path, layout: Layout, digest: bytes) -> NDArray[np.float32]:
-        """Reads what `write_vector` stored; (n_values,) float32.
-
-        Raises:
-            StateError: the file is gone, damaged, or is not the one whose digest was recorded.
-        """
-        try:
-            vector = flatten(load_safetensors(path.read_bytes()), layout)
-        except (OSError, SafetensorError, TrainingError) as error:
-            raise StateError(f"{path.name}: cannot be read ({error})") from error
-        if (actual := vector_digest(vector)) != digest:
-            raise StateError(f"{path.name}: expected digest {digest.hex()[:16]}…, got {actual.hex()[:16]}…")
-        return vector
-
     def remove_old_models(self, version: int) -> None:
         """Removes models older than the last `MODELS_KEPT`, and updates of rounds that are applied."""
         for kind, bound in (("model", version - MODELS_KEPT), ("update", version)):
@@ -243,8 +212,3 @@ class JobFolder:
     def remove_spool(self, name: str | None = None) -> None:
         """Removes one spool, or all of them."""
         shutil.rmtree(self.path / "spool" if name is None else self.spool(name), ignore_errors=True)
-
-
-def vector_digest(vector: NDArray[np.float32]) -> bytes:
-    """SHA-256 over the vector's values as little-endian float32, 32 bytes."""
-    return hashlib.sha256(np.ascontiguousarray(vector, dtype="<f4").data).digest()

@@ -41,7 +41,7 @@ async def ensure_job(work: Work) -> None:
             work.archive = archive
             return
         work.log("warning", "the stored job is damaged; fetching it again")
-    spool = Spool(work.folder.spool("job"), sync=False)
+    spool = Spool(work.folder.spool("job"))
     ref = federation.ObjectRef(job_id=work.job_id, kind=federation.OBJECT_KIND_JOB)
     count, _ = await download(
         work.site.session, ref, spool, max_chunks=MAX_SIGNED_JOB_CHUNKS, told=lambda _fraction: None

@@ -16,6 +16,7 @@ from fedhe.client.trainer import TrainingProcess
 from fedhe.config.federation import Precision
 from fedhe.config.policy import POLICY_FILE, SitePolicy, load_policy
 from fedhe.config.project import EngineName
+from fedhe.errors import ConfigError
 from fedhe.he.engine import Engine
 from fedhe.he.fast_engine import FastEngine
 from fedhe.he.keys import SecretKey
@@ -27,6 +28,7 @@ from fedhe.trust.roster import Roster
 from fedhe.trust.sealed import GroupKey
 
 _ENGINES: dict[EngineName, type[SealEngine] | type[FastEngine]] = {"seal": SealEngine, "fast": FastEngine}
+EngineMaker = Callable[[CkksParams, SecretKey], Engine]
 ResultT = TypeVar("ResultT")
 
 
@@ -38,6 +40,10 @@ class Site:
         roster: the newest signed list of participants that this site has seen; it only ever gets newer.
         crypto: one thread, because SEAL's binding holds the interpreter's lock and an engine serves one caller.
         training: lets one training process run at a time, so that two jobs do not share a GPU's memory.
+
+    Raises:
+        ConfigError: the policy file is not well-formed, or wants encryption on a GPU that cannot be had.
+        ResourceError: that GPU lacks memory.
     """
 
     installation: Installation
@@ -50,7 +56,14 @@ class Site:
     clock: Callable[[], float] = time.time
     crypto: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "crypto"))
     training: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _make_engine: EngineMaker = field(init=False)
     _engines: dict[bytes, Engine] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        policy = self.policy()
+        self._make_engine = engine_maker(self.installation.engine, policy)
+        if policy.encryption_gpu is not None:
+            self.engine(self.installation.params)  # what a GPU lacks is told before a job comes
 
     @property
     def folder(self) -> Path:
@@ -103,7 +116,7 @@ class Site:
     def engine(self, params: CkksParams) -> Engine:
         """The engine for these parameters, made once; to be called in the crypto thread."""
         if params.params_id not in self._engines:
-            self._engines[params.params_id] = _ENGINES[self.installation.engine](params, self.secret_key)
+            self._engines[params.params_id] = self._make_engine(params, self.secret_key)
         return self._engines[params.params_id]
 
     async def in_crypto_thread(self, work: Callable[[], ResultT]) -> ResultT:
@@ -131,3 +144,24 @@ class Site:
             TrustError: revoked, expired or no longer listed.
         """
         self.roster.check(self.installation.identity, self.clock())
+
+
+def engine_maker(name: EngineName, policy: SitePolicy) -> EngineMaker:
+    """What makes the engines of a site: the project's engine, or on a GPU the one that writes the same ciphertexts.
+
+    Raises:
+        ConfigError: the policy wants a GPU, and the project another engine than `fast`, or torch sees no such GPU.
+    """
+    if policy.encryption_gpu is None:
+        return _ENGINES[name]
+    if name != "fast":
+        raise ConfigError(
+            f"encrypt_on: gpu: expected a project with engine: fast, got engine: {name}",
+            "set encrypt_on: cpu in policy.yml",
+        )
+    try:
+        from fedhe.he.gpu_engine import GpuEngine, find_gpu  # noqa: PLC0415 - torch, which no other part of it needs
+    except ImportError as error:
+        raise ConfigError(f"encrypt_on: gpu: expected torch to be installed, got: {error}") from error
+    gpu = find_gpu(policy.encryption_gpu)
+    return lambda params, secret_key: GpuEngine(params, secret_key, gpu)

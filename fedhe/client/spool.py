@@ -1,8 +1,8 @@
 """Chunks of one object on this site's disk, so that a cut connection or a killed agent costs one chunk.
 
-An encrypted chunk that left the site is kept until its round is over: sent again, it must be the same bytes, and
-nothing is ever encrypted twice. Each file holds the SHA-256 of its content first, so that a file cut by a power
-failure is noticed and counts as absent.
+An encrypted chunk that left the site is kept until its round is over: sent again, it must be the same bytes. Each file
+holds the SHA-256 of its content first, so that one that a power failure cut is noticed and counts as absent; then the
+round is tried again. Waiting for the disk before each chunk leaves would cost every round more than that.
 """
 
 import hashlib
@@ -21,11 +21,9 @@ class Spool:
 
     Attributes:
         folder: where the files are.
-        sync: whether a chunk must survive a power cut before it is used; uploads need it, downloads do not.
     """
 
     folder: Path
-    sync: bool
 
     def _file(self, index: int) -> Path:
         return self.folder / f"{index:06d}.chunk"
@@ -38,7 +36,7 @@ class Spool:
         """
         make_folder(self.folder)
         digest = hashlib.sha256(data).digest()
-        write_durably(self._file(index), digest + data, sync=self.sync)
+        write_durably(self._file(index), digest, data, sync=False)
         return digest
 
     def get(self, index: int) -> bytes | None:

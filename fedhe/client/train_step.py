@@ -34,9 +34,10 @@ async def train(work: Work, round_: int) -> None:
         raise TrainingError(f"expected at least 1 training case, the training process counted {result.samples}")
     require_layout(layout_of(work, result), layout)
     # Both are float32: the difference is rounded once, here, and everything after it starts from these bytes.
-    change = flatten(after, layout) - before
+    change = flatten(after, layout)
+    change -= before
     changes = max_changes(change, layout)
-    digest = work.folder.write_vector(work.folder.update_file(round_), change, layout)
+    digest = work.vectors.write(work.folder.update_file(round_), change, layout)
     record = UpdateRecord(
         round=round_,
         digest=digest,
@@ -107,7 +108,7 @@ def _kept_update(work: Work, round_: int) -> UpdateRecord | None:
     if update is None or update.round != round_:
         return None
     try:
-        work.folder.read_vector(work.folder.update_file(round_), work.known_layout(), update.digest)
+        work.vectors.read(work.folder.update_file(round_), work.known_layout(), update.digest)
     except StateError as error:
         work.log("warning", f"the update of round {round_} is lost ({error.message}); training again")
         work.keep(update=None)

@@ -4,8 +4,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_safetensors
+from safetensors import SafetensorError, safe_open
 
 from fedhe.client.durable import disk_errors
 from fedhe.client.job_intake import refresh_code
@@ -174,7 +173,10 @@ def _tensors(request: TrainRequest, task: Task) -> dict[str, NDArray[np.float32]
                 raise TrainingError(
                     f"{task}: expected a model file of at most {MAX_MODEL_FILE_BYTES} bytes, got {size}"
                 )
-            tensors = load_safetensors(path.read_bytes())
+            with safe_open(path, framework="numpy") as file:
+                names = list(file.keys())
+                if strange := {kind for name in names if (kind := file.get_slice(name).get_dtype()) != "F32"}:
+                    raise TrainingError(f"{task}: expected a model of float32 tensors, got {min(strange)}")
+                return {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise TrainingError(f"{task}: the training process left no valid model file ({error})") from error
-    return tensors

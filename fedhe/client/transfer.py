@@ -49,18 +49,8 @@ async def send_chunks(
     digests: dict[int, bytes] = {}
     slots = asyncio.Semaphore(WINDOW)
 
-    async def send(index: int, data: bytes) -> None:
+    async def send(index: int) -> None:
         try:
-            chunk = federation.Chunk(index=index, data=data, digest=digests[index])
-            request = federation.PutChunkRequest(object=ref, chunk=chunk)
-            await session.call(session.stub.PutChunk, request, seconds=CHUNK_SECONDS)
-        finally:
-            slots.release()
-        received.add(index)
-        told(len(received) / count)
-
-    async with _unwrapped(), asyncio.TaskGroup() as sending:
-        for index in range(count):
             data = await asyncio.to_thread(spool.get, index)
             if data is None and (index in received or status.finished):
                 raise LostError(f"chunk {index} of {count} was sent before, and is no longer on this site's disk")
@@ -70,8 +60,18 @@ async def send_chunks(
             else:
                 digests[index] = hashlib.sha256(data).digest()
             if index not in received and not status.finished:
-                await slots.acquire()
-                sending.create_task(send(index, data))
+                chunk = federation.Chunk(index=index, data=data, digest=digests[index])
+                request = federation.PutChunkRequest(object=ref, chunk=chunk)
+                await session.call(session.stub.PutChunk, request, seconds=CHUNK_SECONDS)
+        finally:
+            slots.release()
+        received.add(index)
+        told(len(received) / count)
+
+    async with _unwrapped(), asyncio.TaskGroup() as sending:
+        for index in range(count):
+            await slots.acquire()  # so that no more than WINDOW chunks are made, kept and sent at a time
+            sending.create_task(send(index))
     told(1.0)
     return digest_of_digests([digests[index] for index in range(count)])
 

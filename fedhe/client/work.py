@@ -13,6 +13,7 @@ from fedhe.client.job_folder import NO_MODEL, JobFolder, JobRecord
 from fedhe.client.log_book import Level
 from fedhe.client.site import Site
 from fedhe.client.status import JobStatus
+from fedhe.client.vector_file import VectorFiles
 from fedhe.config.job_archive import JobArchive
 from fedhe.errors import FedheError, StateError
 from fedhe.he.params import CkksParams
@@ -50,6 +51,7 @@ class Work:
         activity: what is going on now, a value of federation.Activity.
         fraction: done of the activity, 0 to 1.
         settled: unset while the call that ends an instruction is under way, see `closing`.
+        vectors: reads and writes models and updates.
     """
 
     site: Site
@@ -62,6 +64,7 @@ class Work:
     detail: str = ""
     shown: JobStatus = field(default_factory=lambda: JobStatus(""))
     settled: asyncio.Event = field(default_factory=asyncio.Event)
+    vectors: VectorFiles = field(default_factory=VectorFiles)
 
     def __post_init__(self) -> None:
         self.settled.set()
@@ -164,7 +167,7 @@ class Work:
         if digest is None:
             raise NotNowError(f"expected to hold model version {version}, this site holds {self.record.version}")
         try:
-            return self.folder.read_vector(self.folder.model_file(version), self.known_layout(), digest)
+            return self.vectors.read(self.folder.model_file(version), self.known_layout(), digest)
         except StateError as error:
             self.log("warning", f"model version {version} is lost: {error.message}; fetching the sealed checkpoint")
             self.keep(version=NO_MODEL, acknowledged=NO_MODEL, model_digests={})
@@ -187,7 +190,7 @@ class Work:
         Raises:
             ResourceError: disk full or read-only; the model before stays the present one.
         """
-        digest = self.folder.write_vector(self.folder.model_file(version), vector, layout)
+        digest = self.vectors.write(self.folder.model_file(version), vector, layout)
         kept = {old: value for old, value in self.record.model_digests.items() if old == version - 1}
         update = self.record.update
         self.keep(

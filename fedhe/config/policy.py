@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from fedhe.config.document import FrozenModel, load_document, validate
 from fedhe.errors import ConfigError
@@ -27,6 +27,8 @@ class SitePolicy(FrozenModel):
         data_root: folder with this site's images; jobs see it as DATA_ROOT.
         environment: values that replace those of a job's environment.json.
         gpus: `auto` (all that are there), `none`, or a list of device numbers.
+        encrypt_on: `gpu` puts the HE key on the first of those GPUs and encrypts there; the agent reads this when it
+            starts, and only projects with `engine: fast` allow it.
         share_metrics: whether loss and metrics may appear in progress and logs that the server can read.
         share_logs: whether the job's log lines at this site are sent to the server for admins to read.
         record_updates: whether to keep what was sent and received in each round, for this site's own checks.
@@ -38,6 +40,7 @@ class SitePolicy(FrozenModel):
     data_root: Path | None = None
     environment: dict[str, EnvironmentValue] = Field(default_factory=dict, max_length=MAX_ENVIRONMENT_ENTRIES)
     gpus: Literal["auto", "none"] | list[Gpu] = "auto"
+    encrypt_on: Literal["cpu", "gpu"] = "cpu"
     share_metrics: bool = False
     share_logs: bool = True
     record_updates: bool = False
@@ -59,6 +62,20 @@ class SitePolicy(FrozenModel):
         if isinstance(value, list) and len(set(value)) != len(value):
             raise ValueError(f"expected each GPU once, got {value}")
         return value
+
+    @field_validator("encrypt_on")
+    @classmethod
+    def _on_a_gpu_that_may_be_used(cls, value: str, info: ValidationInfo) -> str:
+        if value == "gpu" and info.data.get("gpus") in ("none", []):
+            raise ValueError("expected cpu where gpus allows none, got gpu")
+        return value
+
+    @property
+    def encryption_gpu(self) -> int | None:
+        """Number of the GPU that encrypts, the first that training may use; None where the CPU does."""
+        if self.encrypt_on == "cpu":
+            return None
+        return self.gpus[0] if isinstance(self.gpus, list) else 0
 
     def overrides(self) -> dict[str, EnvironmentValue]:
         """Values that replace those of a job's environment.json, the data root among them."""
@@ -93,6 +110,8 @@ def warnings_about(policy: SitePolicy) -> list[str]:
         lines.append("job_code: allow runs any code that a lead admin signs, without anyone here having seen it")
     if policy.min_sites < 3:
         lines.append(f"min_sites: {policy.min_sites} lets the other one of two sites compute this site's update")
+    if policy.encrypt_on == "gpu":
+        lines.append("encrypt_on: gpu keeps the HE key in the memory of a GPU that job code uses too")
     if policy.record_updates:
         lines.append("record_updates: plaintext updates stay in the job's record folder until somebody removes them")
     return lines
@@ -124,6 +143,10 @@ min_sites: {min_sites}
 
 # GPUs that training may use: auto, none, or a list such as [0, 1].
 gpus: auto
+
+# Where this site encrypts: cpu, or gpu for the first of the GPUs above. That needs `engine: fast` in the project and
+# torch with CUDA, keeps the key in the memory of a GPU that job code uses too, and is read when the agent starts.
+encrypt_on: cpu
 
 # Whether loss and metrics may appear in progress and logs that the server can read. They always travel to the
 # other sites in notes that the server cannot open.

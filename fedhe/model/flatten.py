@@ -79,7 +79,7 @@ def max_changes(change: NDArray[np.floating], layout: Layout) -> dict[str, float
     _check_length(change, layout)
     check_finite(change, layout, "update")
     return {
-        tensor.name: float(np.max(np.abs(change[part]), initial=0.0))
+        tensor.name: float(max(change[part].max(initial=0.0), -change[part].min(initial=0.0)))
         for tensor, part in zip(layout.tensors, layout.slices(), strict=True)
     }
 

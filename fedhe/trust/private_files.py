@@ -44,7 +44,7 @@ def write_private(path: Path, data: bytes) -> None:
         raise file_error(error, path) from error
 
 
-def replace_file(path: Path, data: bytes, *, sync: bool = True) -> None:
+def replace_file(path: Path, *parts: bytes | memoryview, sync: bool = True) -> None:
     """`write_private` with the system's own errors; without `sync`, a file that may be lost in a power cut.
 
     Raises:
@@ -52,7 +52,7 @@ def replace_file(path: Path, data: bytes, *, sync: bool = True) -> None:
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        write_new(temporary, data, sync=sync)
+        write_new(temporary, *parts, sync=sync)
         temporary.replace(path)
         if sync:
             fsync_folder(path.parent)
@@ -61,7 +61,7 @@ def replace_file(path: Path, data: bytes, *, sync: bool = True) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def write_new(path: Path, data: bytes, *, sync: bool = True) -> None:
+def write_new(path: Path, *parts: bytes | memoryview, sync: bool = True) -> None:
     """Writes a file of mode 0600 that must not exist yet; with `sync`, its content is on the disk afterwards.
 
     Raises:
@@ -69,9 +69,10 @@ def write_new(path: Path, data: bytes, *, sync: bool = True) -> None:
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
     try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
+        for part in parts:
+            rest = memoryview(part).cast("B")
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
         if sync:
             os.fsync(descriptor)
     finally:

@@ -17,8 +17,8 @@ import pytest
 from fedhe.cli import admin as admin_command
 from fedhe.cli import provision as provision_command
 from fedhe.client.checkpoint import CheckpointSealer, plain_checkpoint
-from fedhe.client.job_folder import vector_digest
 from fedhe.client.note import Note, seal_applied_note
+from fedhe.client.vector_file import vector_digest
 from fedhe.config.job_archive import read_job
 from fedhe.errors import FedheError, NotFoundError, StateError, TrustError
 from fedhe.model.layout import Layout, TensorSpec

@@ -52,7 +52,7 @@ def test_an_error_of_the_disk_is_one_line(tmp_path):
 
 
 def test_the_spool_gives_back_what_it_was_given(tmp_path):
-    spool = Spool(tmp_path / "spool", sync=True)
+    spool = Spool(tmp_path / "spool")
     assert spool.get(3) is None
     spool.put(3, b"data")
     assert spool.get(3) == b"data"
@@ -62,7 +62,7 @@ def test_the_spool_gives_back_what_it_was_given(tmp_path):
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:0], lambda b: b[:-1] + bytes([b[-1] ^ 1])])
 def test_a_chunk_that_a_power_cut_damaged_counts_as_absent(tmp_path, damage):
-    spool = Spool(tmp_path / "spool", sync=False)
+    spool = Spool(tmp_path / "spool")
     spool.put(0, b"data")
     file = next((tmp_path / "spool").iterdir())
     file.write_bytes(damage(file.read_bytes()))

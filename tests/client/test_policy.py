@@ -51,6 +51,9 @@ def test_every_commented_key_of_the_example_is_a_real_one(tmp_path):
         ("data_root: images\n", "expected an absolute path"),
         ("gpus: [0, 0]\n", "expected each GPU once"),
         ("gpus: some\n", "policy.yml:1: gpus"),
+        ("gpus: none\nencrypt_on: gpu\n", "policy.yml:2: encrypt_on: expected cpu where gpus allows none, got gpu"),
+        ("encrypt_on: gpu\ngpus: []\n", "policy.yml:1: encrypt_on: expected cpu where gpus allows none"),
+        ("encrypt_on: cuda\n", "policy.yml:1: encrypt_on"),
         ("- a\n- b\n", "expected keys with values"),
         ("min_sites: 3\nmin_sites: 4\n", "already given on line 1"),
         ("max_training_hours: 0\n", "max_training_hours"),
@@ -74,13 +77,24 @@ def test_the_data_root_wins_over_environment(tmp_path):
     assert policy.overrides() == {"DATA_ROOT": str(tmp_path), "A": 1}
 
 
+@pytest.mark.parametrize(
+    ("text", "gpu"),
+    [("", None), ("gpus: [2]\n", None), ("encrypt_on: gpu\n", 0), ("gpus: [2, 1]\nencrypt_on: gpu\n", 2)],
+)
+def test_encryption_is_on_the_cpu_or_on_the_first_gpu_that_may_be_used(tmp_path, text, gpu):
+    assert policy_of(tmp_path, text).encryption_gpu == gpu
+
+
 def test_what_may_surprise_is_said(tmp_path):
-    policy = SitePolicy(job_code="allow", min_sites=2, data_root=tmp_path / "missing", record_updates=True)
+    policy = SitePolicy(
+        job_code="allow", min_sites=2, data_root=tmp_path / "missing", record_updates=True, encrypt_on="gpu"
+    )
     said = " ".join(warnings_about(policy))
     assert "not a folder" in said
     assert "job_code: allow" in said
     assert "min_sites: 2" in said
     assert "plaintext" in said
+    assert "encrypt_on: gpu keeps the HE key in the memory of a GPU" in said
     assert warnings_about(SitePolicy(data_root=tmp_path)) == []
 
 
