@@ -148,7 +148,9 @@ def open_kit(sealed: Sealed, passphrase: str) -> dict[str, bytes]:
     try:
         files = {name: base64.b64decode(data, validate=True) for name, data in _FILES.validate_json(plaintext).items()}
         _check_files(files.keys(), label.role)
-    except (ValidationError, binascii.Error, ValueError) as error:
+    except (ValidationError, binascii.Error) as error:  # their texts quote the content, which is secret
+        raise TrustError(f"kit of {label.name}: opened, but its content is not file names and Base64") from error
+    except ValueError as error:
         raise TrustError(f"kit of {label.name}: opened, but its content is not a kit's ({error})") from error
     return files
 
