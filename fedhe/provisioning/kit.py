@@ -161,7 +161,7 @@ def _check_files(names: AbstractSet[str], role: str) -> None:
     if role == SITE or (role == ADMIN_LEAD and names & set(SECRET_FILES)):
         required |= set(SECRET_FILES)
     if set(names) != required:
-        raise ValueError(f"a kit of role {role} has the files {sorted(required)}, got {sorted(names)}")
+        raise ValueError(f"a kit of role {role} has the files {sorted(required)}, got {sorted(names)!s:.400}")
 
 
 def _key(passphrase: str, salt: bytes, log2_cost: int) -> bytes:
