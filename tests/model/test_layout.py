@@ -153,4 +153,4 @@ def test_a_refusal_does_not_quote_all_that_came(key, value):
     tensor = {"name": "a", "shape": [1], "dtype": "float32", "statistic": False, "field_bits": 16, key: value}
     with pytest.raises(RemoteProtocolError) as caught:
         Layout.from_json(json.dumps({"version": 1, "tensors": [tensor]}))
-    assert len(caught.value.message) < 300
+    assert len(caught.value.message) < 500
