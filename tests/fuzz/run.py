@@ -87,7 +87,10 @@ def child(name: str, *arguments: str) -> tuple[int, str]:
 
 
 def keep(name: str) -> None:
-    """Puts the smallest set of inputs with the same coverage into the corpus, and drops large ones."""
+    """Puts the smallest set of inputs with the same coverage into the corpus, and drops large ones.
+
+    What somebody put there under a name of its own stays.
+    """
     work, kept = folders(name)
     fresh = WORK / f"{name}.merged"
     shutil.rmtree(fresh, ignore_errors=True)
@@ -95,8 +98,9 @@ def keep(name: str) -> None:
     code, told = child(name, "-merge=1", str(fresh), str(kept), str(work))
     if code:
         raise SystemExit(f"{name}: merging failed\n{told[-2000:]}")
-    shutil.rmtree(kept)
-    kept.mkdir()
+    for file in kept.iterdir():
+        if re.fullmatch(r"[0-9a-f]{40}", file.name):
+            file.unlink()
     for file in sorted(fresh.iterdir()):
         if file.stat().st_size <= MAX_KEPT_BYTES:
             shutil.copyfile(file, kept / file.name)

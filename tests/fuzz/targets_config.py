@@ -101,7 +101,7 @@ def _folder() -> Path:
 
 
 TARGETS = {
-    "document": Target(document, max_bytes=2048, slack_bytes=64 * MIB, bytes_per_byte=2000),
+    "document": Target(document, max_bytes=2048, slack_bytes=32 * MIB, bytes_per_byte=2000),
     "job_archive": Target(job_archive, max_bytes=2048),
     "layout": Target(layout, max_bytes=8192),
     "sealed_file": Target(sealed_file),
