@@ -5,12 +5,14 @@ PYTHON ?= python3
 JOB    ?= brain_tissue
 DATA   ?=
 ROUNDS ?=
+SECONDS ?= 60
+TARGETS ?=
 BIN    := $(abspath $(VENV))/bin
 PEER   := build/bench/nvflare-env
 BENCH  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format protos bench bench-quick clean
+.PHONY: help setup demo test test-all check fuzz format protos bench bench-quick clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -39,6 +41,10 @@ test: check ## All checks, and all tests but the slow ones, with coverage
 
 test-all: check ## All tests, the slow ones too
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-report=xml
+
+fuzz: setup ## Fuzz the readers of hostile bytes: make fuzz [SECONDS=60 for each] [TARGETS="roster kit"]
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	$(BIN)/python tests/fuzz/run.py $(TARGETS) --seconds $(SECONDS)
 
 format: setup ## Let ruff mend what it can
 	$(BIN)/ruff check --fix .

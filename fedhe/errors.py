@@ -11,6 +11,9 @@ from typing import ClassVar
 class FedheError(Exception):
     """Base of all errors a caller of fedhe can meet.
 
+    What came is quoted in the message, and may have been made to steer the terminal or to forge a line of the log that
+    it is shown in: so what does not print becomes a space, and what is not valid Unicode a question mark.
+
     Args:
         message: one line, no trailing full stop needed; says what was expected and what came.
         hint: one line that says what to do next, or None where the message already does.
@@ -19,9 +22,13 @@ class FedheError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = _one_line(message)
+        self.hint = None if hint is None else _one_line(hint)
+        super().__init__(self.message)
+
+
+def _one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text.encode(errors="replace").decode())
 
 
 class ConfigError(FedheError):

@@ -106,10 +106,11 @@ def _parse_json(text: str, path: Path) -> Document:
 
 
 def _distinct(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(name for position, (name, _) in enumerate(pairs) if name in dict(pairs[:position]))
-        raise ConfigError(f"{path}: key '{_shown(twice)}' was already given")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ConfigError(f"{path}: key '{_shown(name)}' was already given")
+        found[name] = value
     return found
 
 

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -57,21 +58,22 @@ class TensorSpec:
 
     def __post_init__(self) -> None:
         _check_name(self.name)
-        if len(self.shape) > MAX_DIMENSIONS or any(not _is_int(size) or size < 0 for size in self.shape):
+        if len(self.shape) > MAX_DIMENSIONS or any(not _is_int(s) or not 0 <= s <= MAX_VALUES for s in self.shape):
             raise TrainingError(
-                f"tensor '{self.name}': expected a shape of at most {MAX_DIMENSIONS} sizes >= 0, got {self.shape}"
+                f"tensor '{self.name}': expected a shape of at most {MAX_DIMENSIONS} sizes from 0 to {MAX_VALUES}, "
+                f"got {_shown(self.shape)}"
             )
         if self.dtype not in DTYPES:
             raise TrainingError(
-                f"tensor '{self.name}': expected dtype {' or '.join(DTYPES)}, got '{self.dtype}'",
+                f"tensor '{self.name}': expected dtype {' or '.join(DTYPES)}, got {_shown(self.dtype)}",
                 "integer and complex tensors stay local; leave them out of the layout",
             )
         if not isinstance(self.statistic, bool):
-            raise TrainingError(f"tensor '{self.name}': expected statistic true or false, got {self.statistic!r}")
+            raise TrainingError(f"tensor '{self.name}': expected statistic true or false, got {_shown(self.statistic)}")
         if not _is_int(self.field_bits) or not MIN_FIELD_BITS <= self.field_bits <= MAX_FIELD_BITS:
             raise TrainingError(
                 f"tensor '{self.name}': expected field_bits {MIN_FIELD_BITS} to {MAX_FIELD_BITS}, "
-                f"got {self.field_bits!r}"
+                f"got {_shown(self.field_bits)}"
             )
 
     @property
@@ -181,17 +183,21 @@ def _by_name(layout: Layout) -> Mapping[str, TensorSpec]:
     return {tensor.name: tensor for tensor in layout.tensors}
 
 
+_shown = reprlib.repr
+"""A few elements of whatever came; it may be as long as a whole layout."""
+
+
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _check_name(name: object) -> None:
     if not isinstance(name, str):
-        raise TrainingError(f"layout: expected a tensor's name as text, got {name!r}")
+        raise TrainingError(f"layout: expected a tensor's name as text, got {_shown(name)}")
     try:
         length = len(name.encode())
     except UnicodeEncodeError as error:
-        raise TrainingError(f"layout: expected a tensor's name in Unicode, got {name!r}") from error
+        raise TrainingError(f"layout: expected a tensor's name in Unicode, got {_shown(name)}") from error
     if not 1 <= length <= MAX_NAME_BYTES:
         raise TrainingError(f"layout: expected a tensor's name of 1 to {MAX_NAME_BYTES} bytes, got {length}")
 

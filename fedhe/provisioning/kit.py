@@ -148,7 +148,9 @@ def open_kit(sealed: Sealed, passphrase: str) -> dict[str, bytes]:
     try:
         files = {name: base64.b64decode(data, validate=True) for name, data in _FILES.validate_json(plaintext).items()}
         _check_files(files.keys(), label.role)
-    except (ValidationError, binascii.Error, ValueError) as error:
+    except (ValidationError, binascii.Error) as error:  # their texts quote the content, which is secret
+        raise TrustError(f"kit of {label.name}: opened, but its content is not file names and Base64") from error
+    except ValueError as error:
         raise TrustError(f"kit of {label.name}: opened, but its content is not a kit's ({error})") from error
     return files
 
@@ -159,7 +161,7 @@ def _check_files(names: AbstractSet[str], role: str) -> None:
     if role == SITE or (role == ADMIN_LEAD and names & set(SECRET_FILES)):
         required |= set(SECRET_FILES)
     if set(names) != required:
-        raise ValueError(f"a kit of role {role} has the files {sorted(required)}, got {sorted(names)}")
+        raise ValueError(f"a kit of role {role} has the files {sorted(required)}, got {sorted(names)!s:.400}")
 
 
 def _key(passphrase: str, salt: bytes, log2_cost: int) -> bytes:

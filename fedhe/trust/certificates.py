@@ -126,7 +126,7 @@ def verify_certificate(cert: bytes, ca: bytes, now: float) -> Identity:
     """
     certificate, authority = load_certificate(cert), load_certificate(ca)
     identity = _identity(certificate)
-    who = f"certificate of {identity.role} {identity.name}"
+    who = f"certificate of {identity.role} {identity.name:.80}"
     try:
         if not _is_authority(authority):
             raise TrustError(

@@ -10,6 +10,7 @@ import json
 import re
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import Annotated
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -22,6 +23,9 @@ MAX_ROSTER_BYTES = 1024 * 1024
 """Largest roster that is read; 100 sites take about 12 KB."""
 MAX_PARTICIPANTS = 2000
 MAX_REVOCATIONS = 4000
+MAX_VERSION = 2**31 - 1
+LAST_SECOND = 253_402_300_799
+"""The end of the year 9999, seconds since 1970 UTC; no day can be made of a later one."""
 
 _HEAD = b"fedhe-roster 1\n"
 _SERIAL = re.compile(r"[0-9a-f]{1,40}")
@@ -93,14 +97,14 @@ class Roster:
         Raises:
             TrustError: of another project, revoked, not listed, listed under another name or role, or expired.
         """
-        who = f"{identity.role} {identity.name}"
+        who = f"{identity.role} {identity.name:.80}"
         if identity.project != self.project:
-            raise TrustError(f"{who}: expected project {self.project}, got {identity.project}")
+            raise TrustError(f"{who}: expected project {self.project:.80}, got {identity.project:.80}")
         for revocation in self.revoked:
             if revocation.serial == identity.serial:
                 day = datetime.fromtimestamp(revocation.when, UTC).strftime("%Y-%m-%d")
                 raise TrustError(
-                    f"{who}: its certificate was revoked on {day} ({revocation.reason})",
+                    f"{who}: its certificate was revoked on {day} ({revocation.reason:.200})",
                     "ask the coordinator for a new kit if that was in error",
                 )
         listed = [p for p in self.participants if p.serial == identity.serial]
@@ -110,7 +114,7 @@ class Roster:
                 "hand the newest roster.signed to the server, or install the newest kit",
             )
         if (listed[0].name, listed[0].role) != (identity.name, identity.role):
-            raise TrustError(f"{who}: the roster lists its certificate as {listed[0].role} {listed[0].name}")
+            raise TrustError(f"{who}: the roster lists its certificate as {listed[0].role:.40} {listed[0].name:.80}")
         if now is not None and now >= identity.not_after:
             day = datetime.fromtimestamp(identity.not_after, UTC).strftime("%Y-%m-%d")
             raise TrustError(f"{who}: its certificate expired on {day}", "ask the coordinator for a new kit")
@@ -122,26 +126,29 @@ class _Written(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
+_Moment = Annotated[float, Field(ge=0, le=LAST_SECOND)]
+
+
 class _WrittenParticipant(_Written):
     name: str
     role: str
     serial: str
-    not_after: float
+    not_after: _Moment
 
 
 class _WrittenRevocation(_Written):
     name: str
     serial: str
-    when: float
+    when: _Moment
     reason: str
 
 
 class _Body(_Written):
     project: str
-    version: int
-    issued_at: float
+    version: Annotated[int, Field(ge=1, le=MAX_VERSION)]
+    issued_at: _Moment
     key_id: str
-    min_sites: int
+    min_sites: Annotated[int, Field(ge=2, le=MAX_PARTICIPANTS)]
     participants: list[_WrittenParticipant] = Field(max_length=MAX_PARTICIPANTS)
     revoked: list[_WrittenRevocation] = Field(max_length=MAX_REVOCATIONS)
 
@@ -191,7 +198,7 @@ def read_roster(signed: bytes, ca_pem: bytes, *, project: str, at_least_version:
     except (ValidationError, ValueError, RecursionError) as error:
         raise TrustError("roster: signed, but not readable by this version of fedhe", "update fedhe here") from error
     if roster.project != project:
-        raise TrustError(f"roster: expected project {project}, got {roster.project}")
+        raise TrustError(f"roster: expected project {project}, got {roster.project:.80}")
     if roster.version < at_least_version:
         raise TrustError(
             f"roster: expected version {at_least_version} or newer, got {roster.version}",
@@ -202,8 +209,8 @@ def read_roster(signed: bytes, ca_pem: bytes, *, project: str, at_least_version:
 
 def _from_body(body: _Body) -> Roster:
     key_id = bytes.fromhex(body.key_id)
-    if len(key_id) != 16 or body.version < 1 or body.min_sites < 2:
-        raise ValueError(f"key id {body.key_id}, version {body.version}, min_sites {body.min_sites}")
+    if len(key_id) != 16:
+        raise ValueError(f"key id of {len(key_id)} bytes")
     return Roster(
         project=body.project,
         version=body.version,

@@ -2,6 +2,7 @@
 
 import struct
 import zipfile
+from zlib import crc32
 
 import pytest
 
@@ -75,6 +76,37 @@ def test_a_real_bomb_is_refused(zipped):
     bomb = zipped(FED, ("zeros", bytes(MAX_JOB_BYTES + 1)), compression=zipfile.ZIP_DEFLATED)
     assert len(bomb) < MAX_JOB_BYTES // 100
     with pytest.raises(RemoteProtocolError, match="job archive"):
+        read_job(bomb)
+
+
+def nested(files):
+    """An archive in which each file's content is the whole of the next one, header and all."""
+    content, entries = b"", [(FED[0].encode(), FED[1])]
+    local = struct.Struct("<4s5H3L2H")
+    for number in reversed(range(files)):
+        name = b"f%04d" % number
+        entries.append((name, content))
+        content = (
+            local.pack(b"PK\3\4", 20, 0, 0, 0, 33, crc32(content), len(content), len(content), 5, 0) + name + content
+        )
+    (name, text), *_ = entries
+    head = local.pack(b"PK\3\4", 20, 0, 0, 0, 33, crc32(text), len(text), len(text), len(name), 0) + name + text
+    data, directory = head + content, b""
+    for name, text in entries:
+        size, place = len(text), len(data) - len(text) - 35 if text != FED[1] else 0
+        directory += struct.pack(
+            "<4s6H3L5H2L", b"PK\1\2", 20, 20, 0, 0, 0, 33, crc32(text), size, size, len(name), *[0] * 5, place
+        )
+        directory += name
+    count = len(entries)
+    return data + directory + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, len(directory), len(data), 0)
+
+
+def test_files_that_lie_in_one_another_are_refused_before_they_are_read():
+    assert read_job(nested(3)).files["f0002"] == b""
+    bomb = nested(MAX_JOB_FILES - 1)
+    assert len(bomb) < 200_000
+    with pytest.raises(RemoteProtocolError, match="expected files of less than the archive's"):
         read_job(bomb)
 
 

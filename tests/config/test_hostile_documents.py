@@ -99,6 +99,12 @@ def test_json_that_yaml_does_not_take_is_still_read_and_still_refuses_a_key_give
     assert parse_document('{"del": "\x7f"}', JSON).data == {"del": "\x7f"}
 
 
+def test_json_of_very_many_keys_is_searched_for_a_key_given_twice_in_one_go():
+    """Each key compared with all before it would take hours."""
+    many = ",".join(f'"{number}":1' for number in range(200_000))
+    assert "key '7' was already given" in refusal(f'{{"{"k" * 2000}":1,{many},"7":2}}', JSON)
+
+
 def test_a_number_of_thousands_of_digits_is_refused_in_json():
     assert refusal('{"rounds": ' + "9" * 5000 + "}", JSON) == "file.json: a number has too many digits"
 

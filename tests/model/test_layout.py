@@ -137,3 +137,20 @@ def test_scalars_and_empty_tensors_have_their_place():
 )
 def test_the_first_difference_is_named_for_people(other, told):
     assert Layout((spec("a"), spec("b"))).difference(Layout(other)) == told
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("shape", [10**4000] * 16),  # Python makes no text of so large a product
+        ("shape", [1] * 100_000),
+        ("name", [1] * 100_000),
+        ("dtype", "x" * 100_000),
+        ("field_bits", 10**4000),
+    ],
+)
+def test_a_refusal_does_not_quote_all_that_came(key, value):
+    tensor = {"name": "a", "shape": [1], "dtype": "float32", "statistic": False, "field_bits": 16, key: value}
+    with pytest.raises(RemoteProtocolError) as caught:
+        Layout.from_json(json.dumps({"version": 1, "tensors": [tensor]}))
+    assert len(caught.value.message) < 500

@@ -117,6 +117,26 @@ def test_a_kit_that_says_too_much_is_refused_when_it_is_opened(written, monkeypa
             open_kit(read_kit(written(data)), "open")
 
 
+def test_a_kit_of_very_many_files_is_refused_in_a_short_line(monkeypatch, written):
+    with monkeypatch.context() as patch:
+        patch.setattr(kit_module, "_check_files", lambda *_: None)
+        data = pack({str(number): b"" for number in range(10_000)})
+    with pytest.raises(TrustError, match="its content is not a kit's") as caught:
+        open_kit(read_kit(written(data)), "open")
+    assert len(caught.value.message) < 1000
+
+
+@pytest.mark.parametrize("plaintext", [b'{"he.key": "c2VjcmV0", "x"}', b'{"he.key": 3}', b'{"he.key": "c2VjcmV0!"}'])
+def test_a_kit_whose_content_cannot_be_read_does_not_show_it(monkeypatch, written, plaintext):
+    with monkeypatch.context() as patch:
+        patch.setattr(kit_module.json, "dumps", lambda _: plaintext.decode())
+        data = pack()
+    with pytest.raises(TrustError, match="its content is not file names and Base64") as caught:
+        open_kit(read_kit(written(data)), "open")
+    assert "he.key" not in caught.value.message
+    assert "c2VjcmV0" not in caught.value.message
+
+
 @pytest.mark.parametrize(
     "name", ["", "..", "../../etc", "a/b", "a\\u0000b", "a\\u001b[2Jb", "a\\nb", "a\\n", "x" * 101]
 )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fedhe.errors import TrustError
 from fedhe.trust.certificates import identity_of
-from fedhe.trust.roster import MAX_ROSTER_BYTES, Participant, Roster, read_roster
+from fedhe.trust.roster import MAX_ROSTER_BYTES, Participant, Revocation, Roster, read_roster
 from fedhe.trust.signatures import JOB_LABEL, sign
 
 
@@ -132,6 +132,10 @@ def test_even_a_signed_roster_must_make_sense(peer, members):
         replace(good, key_id=b"short"),
         replace(good, participants=(Participant("x", "site", -1, 1.0),)),
         replace(good, participants=(Participant("x", "site", 1, float("nan")),)),
+        replace(good, revoked=(Revocation("x", 1, 1e300, "its day has no name"),)),
+        replace(good, revoked=(Revocation("x", 1, -1.0, "so has this one"),)),
+        replace(good, version=2**64),
+        replace(good, min_sites=10**6),
     ):
         with pytest.raises(TrustError, match="signed, but not readable"):
             read_roster(peer.sign(wrong), peer.ca, project="brain-mri", at_least_version=0)
