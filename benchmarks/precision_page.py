@@ -79,9 +79,9 @@ def _verdict(report: dict[str, Any]) -> list[str]:
     lines = []
     for one in fixed:
         found = "a difference is measured" if one["differs"] else "no difference is measured"
-        by_seed = ", ".join(f"{100 * difference:+.2f}" for difference in one["difference_by_seed"])
+        by_seed = ", ".join(_points(difference) for difference in one["difference_by_seed"])
         lines.append(
-            f"- **{one['label']}: {found}.** {100 * one['difference']:+.2f} points against float32 "
+            f"- **{one['label']}: {found}.** {_points(one['difference'])} points against float32 "
             f"(95 % interval ± {100 * one['difference_interval95']:.2f}; by seed {by_seed})."
         )
     spread = 100 * report["precisions"][0]["dice_late_sd"]
@@ -91,6 +91,10 @@ def _verdict(report: dict[str, Any]) -> list[str]:
         "differences show how far runs drift apart for no other reason."
     )
     return [*lines, _decision(fixed)]
+
+
+def _points(difference: float) -> str:
+    return f"{round(100 * difference, 2) + 0.0:+.2f}"  # no minus before zero
 
 
 def _decision(fixed: Sequence[dict[str, Any]]) -> str:
@@ -133,7 +137,7 @@ def _dice_table(report: dict[str, Any]) -> str:
             f"{one['dice_final']:.4f}",
             f"{one['dice_late']:.4f}",
             NOTHING if one["dice_late_sd"] is None else f"{one['dice_late_sd']:.4f}",
-            NOTHING if plain else f"{100 * one['difference']:+.2f}",
+            NOTHING if plain else _points(one["difference"]),
             NOTHING if plain or half is None else f"± {100 * half:.2f}",
             NOTHING if plain else f"{100 * one['difference_largest']:.2f}",
         ])  # fmt: skip
@@ -240,7 +244,7 @@ def _limits(report: dict[str, Any]) -> list[str]:
     return [
         (
             f"- With seeds {_seeds(report)} and {study['rounds']} rounds {seen}. At 95 % for each of {len(fixed)} "
-            f"widths, one such study in {round(1 / (1 - 0.95 ** len(fixed)))} finds a difference where there is none."
+            f"widths, up to one such study in {round(1 / (1 - 0.95 ** len(fixed)))} finds a difference where there is none."
         ),
         (
             f"- The job's own configuration says {study['job_rounds']} rounds; this study made {study['rounds']}. In "
