@@ -244,7 +244,8 @@ def _limits(report: dict[str, Any]) -> list[str]:
     return [
         (
             f"- With seeds {_seeds(report)} and {study['rounds']} rounds {seen}. At 95 % for each of {len(fixed)} "
-            f"widths, up to one such study in {round(1 / (1 - 0.95 ** len(fixed)))} finds a difference where there is none."
+            f"widths, up to one such study in {round(1 / (1 - 0.95 ** len(fixed)))} finds a difference where "
+            "there is none."
         ),
         (
             f"- The job's own configuration says {study['job_rounds']} rounds; this study made {study['rounds']}. In "
