@@ -29,7 +29,9 @@ def site_seen(state: JobState, event: SiteSeen) -> Step:
     if event.site not in state.config.sites:
         return state, ()
     waiting = (with_member if event.waiting else without_member)(state.waiting, event.site)
-    versions = {**state.versions, event.site: event.version}
+    # Before there is a first model, what a site holds that waits is no version of this job's, see `pass_seeding_on`.
+    counts = not (event.waiting and state.phase is Phase.SEEDING)
+    versions = {**state.versions, event.site: event.version} if counts else without_key(state.versions, event.site)
     declined = without_key(state.declined, event.site) if event.willing else state.declined
     seen = replace(state, waiting=waiting, versions=versions, declined=declined)
     if event.waiting:

@@ -46,3 +46,13 @@ def test_a_site_that_cannot_seal_says_so_twice_and_stays_in_the_round(sealing, p
     assert after(once, report) == once
     assert instruction_for(once, "a").work is Work.UPLOAD
     assert "a" not in once.failed
+
+
+@pytest.mark.parametrize("version", [-1, 0])
+def test_a_chosen_seeder_that_waits_says_so_twice_and_passes_the_seeding_on_once(job, version):
+    chosen = after(job, Start(0.0), SiteSeen("a", -1, False, 1.0))
+    assert chosen.seeder == "a"
+    waits = SiteSeen("a", version, True, 2.0)
+    once = after(chosen, waits)
+    assert once.seeder is None
+    assert after(once, waits) == once
