@@ -32,7 +32,7 @@ def run(app: typer.Typer) -> NoReturn:
             raise
         # What is still buffered would fail once more when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        report(ResourceError(f"the output cannot be written: {error.strerror}", "what was asked for is done"))
+        report(ResourceError(f"the output cannot be written: {error.strerror}", "mend that and run it again"))
         sys.exit(ResourceError.exit_code)
     except FedheError as error:
         report(error)

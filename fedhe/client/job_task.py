@@ -21,7 +21,6 @@ from fedhe.wire.limits import MAX_POLL_SECONDS
 BUSY_POLL_SECONDS = 2.0
 APPROVAL_POLL_SECONDS = 5.0  # so that the server soon hears of an approval
 FIRST_RETRY_SECONDS = 60.0  # after a problem was reported and the server still asks for the same; doubles
-CANCEL_AGAIN_SECONDS = 1.0
 MAX_RETRY_SECONDS = 3600.0
 APPROVAL_INTERVAL_SECONDS = 1.0  # between two looks at the files that people at the site change
 
@@ -312,11 +311,7 @@ def _line(error: FedheError) -> str:
 
 
 async def _end(task: asyncio.Task[None] | None) -> None:
-    """Cancels a task and waits for its end; more than once if need be.
-
-    A task group that is cancelled while one of its tasks fails tells of the failure alone (CPython 3.11), and the task,
-    which takes that for something to be tried again, goes on.
-    """
-    while task is not None and not task.done():
-        task.cancel()
-        await asyncio.wait({task}, timeout=CANCEL_AGAIN_SECONDS)
+    if task is None:
+        return
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

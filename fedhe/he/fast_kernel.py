@@ -7,9 +7,9 @@ nothing of key or message. tests/he/test_fast_engine.py holds all of it against 
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from fedhe.he.compiled import compiled
 from fedhe.he.keys import SecretKey
 from fedhe.he.ntt import DEGREE, SIDE, RingTables, forward, inverse, ring_tables, times, with_companion
 from fedhe.he.params import CkksParams
@@ -53,7 +53,7 @@ def ring_key(secret_key: SecretKey, params: CkksParams) -> RingKey:
     )
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def encrypt_chunk(
     coefficients: NDArray[np.int64],
     errors: NDArray[np.int8],
@@ -91,7 +91,7 @@ def encrypt_chunk(
                 values[j] = min(masked, np.uint32(masked - prime))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def decrypt_chunk(
     c0: NDArray[np.uint32], c1: NDArray[np.uint32], key: RingKey, noisy: NDArray[np.int64]
 ) -> None:  # pragma: no cover - compiled

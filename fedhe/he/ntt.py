@@ -16,6 +16,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from fedhe.he.compiled import compiled
+
 DEGREE = 4096
 SIDE = 64
 _STAGES = 6  # of the 12, on each side of the transposition
@@ -94,13 +96,15 @@ def _by_row(constants: NDArray[np.uint32]) -> NDArray[np.uint32]:
 
 
 @njit(nogil=True, inline="always")
-def times(value: np.uint32, constant: np.uint32, companion: np.uint32, prime: np.uint32) -> np.uint32:
-    """Any value times a constant, modulo p, below 2p."""  # pragma: no cover - compiled
+def times(
+    value: np.uint32, constant: np.uint32, companion: np.uint32, prime: np.uint32
+) -> np.uint32:  # pragma: no cover - compiled
+    """Any value times a constant, modulo p, below 2p."""
     quotient = np.uint32((np.uint64(value) * np.uint64(companion)) >> np.uint64(32))
     return np.uint32(np.uint32(value * constant) - np.uint32(quotient * prime))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def forward(
     values: NDArray[np.uint32], k: int, tables: RingTables, scratch: NDArray[np.uint32]
 ) -> None:  # pragma: no cover - compiled
@@ -148,7 +152,7 @@ def forward(
         values[j] = min(x, np.uint32(x - prime))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def inverse(
     values: NDArray[np.uint32], k: int, tables: RingTables, scratch: NDArray[np.uint32]
 ) -> None:  # pragma: no cover - compiled

@@ -5,10 +5,10 @@ half a field's range to each place, which makes all places non-negative, so no b
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from fedhe.errors import CapacityError, TrustError
+from fedhe.he.compiled import compiled
 
 
 def pack(fields: NDArray[np.int64], bits: int, k: int) -> NDArray[np.int64]:
@@ -60,7 +60,7 @@ def unpack(coefficients: NDArray[np.int64], bits: int, k: int, n: int) -> NDArra
     return fields[:n]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _pack(
     fields: NDArray[np.int64], bits: int, k: int, coefficients: NDArray[np.int64]
 ) -> tuple[np.int64, np.int64]:  # pragma: no cover - compiled
@@ -75,7 +75,7 @@ def _pack(
     return smallest, largest
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _unpack(
     coefficients: NDArray[np.int64], bits: int, k: int, fields: NDArray[np.int64]
 ) -> np.int64:  # pragma: no cover - compiled

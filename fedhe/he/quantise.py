@@ -8,10 +8,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from fedhe.errors import RemoteProtocolError, TrainingError
+from fedhe.he.compiled import compiled
 from fedhe.he.params import CkksParams
 from fedhe.model.layout import Layout
 
@@ -98,7 +98,7 @@ def quantise(change: NDArray[np.floating], weight: float, step: float, words: ND
     return fields
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _round(
     change: NDArray[np.floating], weight: float, step: float, words: NDArray[np.uint32], fields: NDArray[np.int64]
 ) -> None:  # pragma: no cover - compiled

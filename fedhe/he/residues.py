@@ -5,8 +5,9 @@ two upper bits the bits 2i and 2i + 1 of residue plane 15. Every step works on w
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from fedhe.he.compiled import compiled
 
 RESIDUE_BITS = 30
 PLANES = 16
@@ -55,7 +56,7 @@ def add_residues(total: NDArray[np.uint32], addend: NDArray[np.uint32], primes: 
     _add(flat, addend.reshape(flat.shape), np.array(primes, dtype=np.uint32))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _pack(planes: NDArray[np.uint32], words: NDArray[np.uint32]) -> None:  # pragma: no cover - compiled
     for group in range(planes.shape[0]):
         last = planes[group, _WORDS]
@@ -66,7 +67,7 @@ def _pack(planes: NDArray[np.uint32], words: NDArray[np.uint32]) -> None:  # pra
                 word[j] = ((last[j] >> shift) << _TOP) | plane[j]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _unpack(words: NDArray[np.uint32], planes: NDArray[np.uint32]) -> None:  # pragma: no cover - compiled
     for group in range(words.shape[0]):
         last = planes[group, _WORDS]
@@ -80,7 +81,7 @@ def _unpack(words: NDArray[np.uint32], planes: NDArray[np.uint32]) -> None:  # p
                 last[j] |= (word[j] >> _TOP) << shift
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _largest(residues: NDArray[np.uint32], found: NDArray[np.uint32]) -> None:  # pragma: no cover - compiled
     for polynomial in range(residues.shape[0]):
         for k in range(residues.shape[1]):
@@ -90,7 +91,7 @@ def _largest(residues: NDArray[np.uint32], found: NDArray[np.uint32]) -> None:  
             found[k] = most
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _add(
     total: NDArray[np.uint32], addend: NDArray[np.uint32], primes: NDArray[np.uint32]
 ) -> None:  # pragma: no cover - compiled

@@ -13,10 +13,10 @@ import os
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from numba import njit
 from numpy.typing import NDArray
 
 from fedhe.errors import RemoteProtocolError
+from fedhe.he.compiled import compiled
 from fedhe.he.params import ERROR_BOUND, CkksParams
 from fedhe.he.residues import add_residues
 
@@ -93,7 +93,7 @@ def _stream(key: bytes, octets: int) -> NDArray[np.uint8]:
     return stream
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _fit(
     residues: NDArray[np.uint32], reserve: NDArray[np.uint32], primes: NDArray[np.uint32], mask: np.uint32
 ) -> bool:  # pragma: no cover - compiled
@@ -118,7 +118,7 @@ def _fit(
     return True
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def centred_binomial(bits: NDArray[np.uint64], errors: NDArray[np.int8]) -> None:  # pragma: no cover - compiled
     """Ones among the lowest 21 bits less ones among the next 21, without a branch; for each 64-bit word."""
     for j in range(errors.size):

@@ -125,7 +125,7 @@ def test_an_output_that_cannot_be_written_is_one_line():
         )
     assert ended.returncode == 7
     assert ended.stderr == (
-        "error: the output cannot be written: No space left on device; what was asked for is done\n"
+        "error: the output cannot be written: No space left on device; mend that and run it again\n"
     )
 
 
