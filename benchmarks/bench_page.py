@@ -123,6 +123,7 @@ def _steps(report: dict[str, Any]) -> str:
         "decrypt_ns": "load, decrypt, unpack, ns",
         "sum_ns_per_site": "server: load, add, serialise, ns per site",
         "check_ns_per_site": "server: check at arrival, ns per site",
+        "expand_ns_per_seed": "expand one seed that a sum carries, ns",
         "bytes_up": "bytes up",
         "bytes_down": "bytes down",
     }

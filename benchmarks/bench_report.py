@@ -1,8 +1,9 @@
 """The report of a benchmark run: its schema, how runs come together in it, and how it stands to the targets.
 
 machine   what it ran on
-micro     {engine: {encrypt_ns, decrypt_ns, sum_ns_per_site, check_ns_per_site, bytes_up, bytes_down}}, per value
-nvflare   the same without check_ns_per_site, and rounds: entries like those below
+micro     {engine: {encrypt_ns, decrypt_ns, sum_ns_per_site, check_ns_per_site, expand_ns_per_seed, bytes_up,
+          bytes_down}}, per value
+nvflare   the same without check and expand, and rounds: entries like those below
 rounds    entries of the engines: {engine, parameters, sites, seconds, bytes_up, bytes_down, server_peak_rss,
           client_peak_rss, cpu_seconds, ...}; bytes of one site; seconds of one round, CPU seconds of all processes
 plain     the same of float32 without encryption

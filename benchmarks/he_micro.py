@@ -29,11 +29,12 @@ from fedhe.he.ciphertext import ChunkKind, Expectation, read_chunk
 from fedhe.he.keys import SecretKey
 from fedhe.he.params import DEFAULT_PARAMS as PARAMS
 from fedhe.he.plan import decode_chunk, plan_update
+from fedhe.he.streams import expand_seed
 from fedhe.he.sums import add_chunks
 from fedhe.model.flatten import max_changes
 from fedhe.model.layout import Layout, TensorSpec
 
-STEPS = ("encrypt", "decrypt", "sum", "check")
+STEPS = ("encrypt", "decrypt", "sum", "check", "expand")
 PEER_STEPS = STEPS[:3]
 PEER = "nvflare"
 CONTEXT = bytes(32)
@@ -73,6 +74,12 @@ class Ours:
         """What the server does when a chunk arrives."""
         for chunk, data in enumerate(self.sent[0]):
             read_chunk(data, expect=self._expect(ChunkKind.UPLOAD, chunk), params=PARAMS)
+
+    def expand(self) -> None:
+        """What one more seed in a sum costs whoever expands it; SEAL's sums carry none."""
+        for chunk in range(self.plan.chunks):
+            count = self.plan.ciphertexts_in(chunk)
+            expand_seed(CONTEXT, count, PARAMS)
 
     def sum(self) -> list[bytes]:
         """What the server does with three updates of a round."""
@@ -164,7 +171,8 @@ def _entry(spent: dict[str, list[float]]) -> dict[str, float]:
         "decrypt_ns": statistics.median(spent["decrypt"]),
         "sum_ns_per_site": statistics.median(spent["sum"]) / SITES,
     }
-    return entry | ({"check_ns_per_site": statistics.median(spent["check"])} if "check" in spent else {})
+    names = {"check": "check_ns_per_site", "expand": "expand_ns_per_seed"}
+    return entry | {name: statistics.median(spent[step]) for step, name in names.items() if step in spent}
 
 
 def main() -> None:
@@ -185,6 +193,8 @@ def main() -> None:
     for what, theirs in report[PEER].items():
         row = "".join(f"{entry[what]:12.2f}" for entry in report.values())
         print(f"{what:18}{row}" + "".join(f"{theirs / report[name][what]:10.1f}" for name in options.engines))
+    for what in sorted(set(report[options.engines[0]]) - set(report[PEER])):
+        print(f"{what:18}" + "".join(f"{report[name][what]:12.2f}" for name in options.engines))
 
 
 if __name__ == "__main__":
