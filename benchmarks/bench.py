@@ -205,7 +205,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--environment", type=Path, default=nvflare_rounds.ENVIRONMENT, help="NVFlare's environment")
     parser.add_argument("--report", type=Path, default=BUILD / "report.json")
     parser.add_argument("--page-only", action="store_true", help="write page and charts anew from the report")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.page_only and not options.report.is_file():
+        parser.error(f"--report {options.report}: expected the report of an earlier run, found none")
+    return options
 
 
 def _tuple(value: Any) -> Any:

@@ -81,7 +81,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=REPOSITORY / "build" / "precision", help="for the report")
     parser.add_argument("--docs", type=Path, help="for page and chart; default: docs, with --quick the --out folder")
     parser.add_argument("--quick", action="store_true", help="one seed, two rounds, few small volumes: does it run?")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if not (options.data / "dataset.json").is_file():
+        parser.error(f"--data {options.data}: expected a folder in the Decathlon's layout, with dataset.json in it")
+    return options
 
 
 if __name__ == "__main__":

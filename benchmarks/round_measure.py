@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engines import engine_names
 from round_federation import PLAIN, BenchmarkError, Federation
 from round_usage import Sampler, Tree
 
@@ -130,7 +131,7 @@ def _entry(federation: Federation, sampler: Sampler, rounds: list[Round]) -> dic
 def main() -> None:
     """Command line; see the module's first lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engine", default="seal", help=f"as in the project file, or {PLAIN}")
+    parser.add_argument("--engine", default="seal", choices=[*engine_names(), PLAIN], help="as in the project file")
     parser.add_argument("--parameters", type=int, default=1_200_000)
     parser.add_argument("--sites", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)

@@ -45,7 +45,7 @@ def download(root: Path) -> Path:
         root.mkdir(parents=True, exist_ok=True)
         try:
             DecathlonDataset(root, TASK, section="training", download=True, cache_num=0, num_workers=0)
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:
             raise FileNotFoundError(f"{TASK} could not be downloaded ({error})") from error
     return check_folder(folder)
 

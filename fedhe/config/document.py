@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from fedhe.errors import ConfigError
 
@@ -180,12 +182,11 @@ def validate(model: type[ModelT], document: Document) -> ModelT:
         return model.model_validate(data)
     except ValidationError as error:
         first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        raise ConfigError(*_explain(model, document, first["type"], first["loc"], first["msg"])) from error
+        raise ConfigError(*_explain(model, document, first)) from error
 
 
-def _explain(
-    model: type[BaseModel], document: Document, kind: str, loc: tuple[Key, ...], message: str
-) -> tuple[str, str | None]:
+def _explain(model: type[BaseModel], document: Document, error: ErrorDetails) -> tuple[str, str | None]:
+    kind, loc = error["type"], error["loc"]
     dotted = _shown(".".join(str(part) for part in loc)) or "the file"
     where = document.where(loc)
     if kind == "extra_forbidden":
@@ -195,7 +196,12 @@ def _explain(
         return f"{where}: unknown key '{dotted}'", hint
     if kind == "missing":
         return f"{where}: key '{dotted}' is missing", None
-    return f"{where}: {dotted}: {_shown(message.removeprefix('Value error, '))}", None
+    if kind == "literal_error":
+        known, came = error["ctx"]["expected"], str(error["input"])
+        near = difflib.get_close_matches(came, re.findall(r"'([^']*)'", known), n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else None
+        return f"{where}: {dotted}: expected {known}, got '{_shown(came)}'", hint
+    return f"{where}: {dotted}: {_shown(error['msg'].removeprefix('Value error, '))}", None
 
 
 def _known_keys(model: Any, loc: tuple[Key, ...]) -> list[str]:

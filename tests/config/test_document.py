@@ -3,6 +3,7 @@
 import contextlib
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -104,3 +105,15 @@ plain = st.recursive(
 @given(st.dictionaries(st.text(max_size=6), plain, max_size=4))
 def test_json_is_read_as_json_reads_it(data):
     assert parse_document(json.dumps(data, indent=1), JSON).data == data
+
+
+def test_a_word_that_is_not_one_of_the_known_ones_is_told_with_those(tmp_path):
+    class Engines(FrozenModel):
+        engine: Literal["seal", "fast"] = "seal"
+
+    path = tmp_path / "project.yml"
+    for word, hint in (("fsat", "did you mean 'fast'?"), ("openfhe", None), (3, None)):
+        with pytest.raises(ConfigError) as caught:
+            validate(Engines, parse_document(f"\nengine: {word}", path))
+        assert caught.value.message == f"{path}:2: engine: expected 'seal' or 'fast', got '{word}'"
+        assert caught.value.hint == hint
