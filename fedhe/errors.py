@@ -22,12 +22,13 @@ class FedheError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, hint: str | None = None) -> None:
-        self.message = _one_line(message)
-        self.hint = None if hint is None else _one_line(hint)
+        self.message = printable(message)
+        self.hint = None if hint is None else printable(hint)
         super().__init__(self.message)
 
 
-def _one_line(text: str) -> str:
+def printable(text: str) -> str:
+    """The text in one line: a space for each character that does not print, a question mark for invalid Unicode."""
     return "".join(c if c.isprintable() else " " for c in text.encode(errors="replace").decode())
 
 
