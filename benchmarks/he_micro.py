@@ -14,7 +14,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +88,16 @@ class Ours:
             for chunk, parts in enumerate(zip(*self.sent, strict=True))
         ]
 
-    def decrypt(self) -> list[tuple[slice, np.ndarray]]:
-        """A site's way back: read, decrypted, unpacked; the summed fields with their places."""
-        decoded = []
+    def decrypt(self) -> None:
+        """A site's way back: read, decrypted, unpacked; each chunk is given up for the next one, as a site does."""
+        for _ in self.decrypted():
+            pass
+
+    def decrypted(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """The summed fields with their places."""
         for chunk, data in enumerate(self.down):
             coefficients = self.engine.decrypt(data, self._expect(ChunkKind.SUM, chunk, SITES))
-            decoded += decode_chunk(self.plan, chunk, coefficients)
-        return decoded
+            yield from decode_chunk(self.plan, chunk, coefficients)
 
     def sizes(self) -> dict[str, float]:
         """Bytes per value, up and down."""
@@ -112,7 +115,7 @@ class Ours:
             for chunk in range(self.plan.chunks):
                 encoder.coefficients(chunk, fields)
             plain += fields
-        if not all(np.array_equal(fields, plain[part]) for part, fields in self.decrypt()):
+        if not all(np.array_equal(fields, plain[part]) for part, fields in self.decrypted()):
             raise SystemExit("the decrypted sum is not the plain sum")
 
 

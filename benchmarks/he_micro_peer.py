@@ -13,7 +13,7 @@ Answers each line with one JSON line: `{"ns_per_value": CPU time, "wall_ns_per_v
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tenseal
@@ -69,14 +69,20 @@ class Peer:
             self.model = means
         return [model.serialize() for model in models]
 
-    def decrypt(self) -> list[np.ndarray]:
-        """What a client does with the new model."""
+    def decrypt(self) -> None:
+        """What a client does with the new model; each tensor is given up for the next one."""
+        for _ in self.decrypted():
+            pass
+
+    def decrypted(self) -> Iterator[np.ndarray]:
+        """The model's tensors."""
         key = self.client.secret_key()
-        return [np.array(tenseal.ckks_vector_from(self.client, data).decrypt(secret_key=key)) for data in self.down]
+        for data in self.down:
+            yield np.array(tenseal.ckks_vector_from(self.client, data).decrypt(secret_key=key))
 
     def check(self) -> None:
         """Stops if the sum is not what it must be."""
-        for number, got in enumerate(self.decrypt()):
+        for number, got in enumerate(self.decrypted()):
             mean = sum(w * part[number].astype(np.float64) for w, part in zip(WEIGHTS, self.changes, strict=True))
             if np.abs(got - (1.0 + mean / sum(WEIGHTS))).max() > 1e-4:
                 raise SystemExit("the peer's decrypted sum is not the plain one")

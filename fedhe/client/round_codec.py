@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from fedhe.client.note import Note
 from fedhe.he.params import CkksParams
 from fedhe.he.plan import UpdatePlan, decode_chunk, encode_chunk
-from fedhe.he.quantise import dequantise, quantise, steps
+from fedhe.he.quantise import add_fields, quantise, steps
 from fedhe.he.streams import public_words
-from fedhe.model.flatten import apply_update
 from fedhe.model.layout import Layout
 
 _ROUNDING_LABEL = b"fedhe/v1/rounding\0"
@@ -96,7 +95,8 @@ class UpdateEncoder:
             for part, step in self.grid.parts(within):
                 size = part.stop - part.start
                 place = part.start - within.start
-                fields[place : place + size] = quantise(self.change[part], self.weight, step, words[used : used + size])
+                into, drawn = fields[place : place + size], words[used : used + size]
+                quantise(self.change[part], self.weight, step, drawn, into)
                 used += size
             if keep is not None:
                 keep[within] = fields
@@ -134,6 +134,5 @@ def apply_chunk(
     decoded = decode_chunk(plan, chunk, coefficients)
     for within, fields in decoded:
         for part, step in grid.parts(within):
-            sums = fields[part.start - within.start : part.stop - within.start]
-            model[part] = apply_update(model[part], dequantise(sums, step))
+            add_fields(model[part], fields[part.start - within.start : part.stop - within.start], step)
     return decoded

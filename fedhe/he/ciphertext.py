@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from fedhe.errors import RemoteProtocolError
 from fedhe.he.params import CkksParams
-from fedhe.he.residues import largest, pack_residues, packed_bytes, unpack_residues
+from fedhe.he.residues import pack_residues, packed_bytes, unpack_residues
 from fedhe.he.streams import AES_SEED_BYTES
 
 MAGIC = b"FHCT"
@@ -251,8 +251,8 @@ def read_chunk(data: bytes, *, expect: Expectation, params: CkksParams) -> Ciphe
     seeds = seeds.reshape(header.seeds_shape)
     if header.c1 is C1Form.AES_SEEDS and not _ascending(seeds):
         raise RemoteProtocolError("ciphertext chunk: expected different seeds in the order of their bytes, got others")
-    residues = unpack_residues(memoryview(data)[first:], header.polynomials_shape)
-    for most, prime in zip(largest(residues), params.primes, strict=True):
+    residues, largest = unpack_residues(memoryview(data)[first:], header.polynomials_shape)
+    for most, prime in zip(largest, params.primes, strict=True):
         if most >= prime:
             raise RemoteProtocolError(f"ciphertext chunk: expected residues below {prime}, got {most}")
     return CiphertextChunk(header, seeds, residues)

@@ -16,6 +16,7 @@ from fedhe.he.ciphertext import (
     Expectation,
     read_chunk,
 )
+from fedhe.he.compiled import compiled
 from fedhe.he.keys import SecretKey
 from fedhe.he.params import ERROR_BOUND, CkksParams
 from fedhe.he.streams import expand_seeds
@@ -80,22 +81,23 @@ def check_key(params: CkksParams, secret_key: SecretKey) -> None:
         )
 
 
-def upload_header(
-    engine: Engine, coefficients: NDArray[np.int64], context: bytes, index: int, c1: C1Form
-) -> ChunkHeader:
-    """The header of a chunk that is about to be encrypted.
-
-    Raises:
-        CapacityError: a wrong shape, context or index, or a coefficient that the modulus cannot hold.
-    """
-    params = engine.params
-    degree, shape = params.poly_modulus_degree, coefficients.shape
+def check_coefficients(params: CkksParams, shape: tuple[int, ...], worst: int) -> None:
+    """Raises CapacityError for a shape that is no chunk's, or a magnitude that the modulus cannot hold."""
+    degree = params.poly_modulus_degree
     if len(shape) != 2 or shape[1] != degree or not 1 <= shape[0] <= MAX_CIPHERTEXTS:
         raise CapacityError(f"expected coefficients of shape (1 to {MAX_CIPHERTEXTS}, {degree}), got {shape}")
     limit = largest_coefficient(params)
-    worst = max(int(coefficients.max()), -int(coefficients.min()))
     if worst > limit:
         raise CapacityError(f"expected coefficients within +-{limit}, got {worst}")
+
+
+def upload_header(engine: Engine, count: int, context: bytes, index: int, c1: C1Form) -> ChunkHeader:
+    """The header of a chunk of `count` ciphertexts that is about to be encrypted.
+
+    Raises:
+        CapacityError: a wrong context or index.
+    """
+    params = engine.params
     if len(context) != CONTEXT_BYTES or not 0 <= index <= MAX_CHUNK_INDEX:
         raise CapacityError(
             f"expected a context of {CONTEXT_BYTES} bytes and a chunk from 0, got {len(context)} bytes and {index}"
@@ -105,14 +107,28 @@ def upload_header(
         c1=c1,
         primes=len(params.primes),
         prime_bits=params.coeff_modulus_bits[0],
-        degree=degree,
+        degree=params.poly_modulus_degree,
         index=index,
-        count=shape[0],
+        count=count,
         sites=1,
         key_id=engine.key_id,
         params_id=params.params_id,
         context=context,
     )
+
+
+def largest_magnitude(coefficients: NDArray[np.int64]) -> int:
+    """The largest absolute value of (count, degree) int64 coefficients, 0 if there are none."""
+    smallest, largest = _extremes(np.ascontiguousarray(coefficients).reshape(-1))
+    return max(int(largest), -int(smallest))
+
+
+@compiled
+def _extremes(coefficients: NDArray[np.int64]) -> tuple[np.int64, np.int64]:  # pragma: no cover - compiled
+    smallest = largest = np.int64(0)
+    for value in coefficients:
+        smallest, largest = min(smallest, value), max(largest, value)
+    return smallest, largest
 
 
 def largest_coefficient(params: CkksParams) -> int:
@@ -155,25 +171,34 @@ def round_exactly(noisy: NDArray[np.int64], params: CkksParams, sites: int) -> N
     """The messages' sum m of Delta m + e.
 
     Args:
-        noisy: (count, degree) int64, centred around 0; overwritten.
+        noisy: (count, degree) int64, contiguous, centred around 0; receives the result.
         params: the job's parameters.
         sites: how many errors e sums up.
 
     Raises:
         TrustError: an error that is larger than that many sites cause.
     """
-    half = params.scale // 2
-    noisy += half
-    exact = noisy >> params.scale_bits
-    noisy &= params.scale - 1
-    residual = max(int(noisy.max()) - half, half - int(noisy.min()))
+    residual = int(_round(noisy.reshape(-1), params.scale_bits))
     if residual > ERROR_BOUND * sites:
         raise TrustError(
             f"decrypted noise {residual} is larger than {sites} honest sites can cause "
             f"({ERROR_BOUND * sites}): wrong key or altered sum",
             "do not retry: ask the coordinator whether all sites and the server hold the same kit version",
         )
-    return exact
+    return noisy
+
+
+@compiled
+def _round(noisy: NDArray[np.int64], scale_bits: int) -> np.int64:  # pragma: no cover - compiled
+    """Leaves the nearest multiples' factors in place; returns the largest distance from one."""
+    half, mask = np.int64(1) << (scale_bits - 1), (np.int64(1) << scale_bits) - 1
+    smallest = largest = half
+    for j in range(noisy.size):
+        lifted = noisy[j] + half
+        noisy[j] = lifted >> scale_bits
+        error = lifted & mask
+        smallest, largest = min(smallest, error), max(largest, error)
+    return max(largest - half, half - smallest)
 
 
 def self_test(engine: Engine) -> None:

@@ -9,7 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhe.he.ciphertext import C1Form, Expectation, write_chunk
-from fedhe.he.engine import check_key, halves, read_sum, round_exactly, self_test, upload_header
+from fedhe.he.engine import (
+    check_coefficients,
+    check_key,
+    halves,
+    largest_magnitude,
+    read_sum,
+    round_exactly,
+    self_test,
+    upload_header,
+)
 from fedhe.he.fast_kernel import decrypt_chunk, encrypt_chunk, ring_key
 from fedhe.he.keys import SecretKey
 from fedhe.he.params import CkksParams
@@ -37,7 +46,8 @@ class FastEngine:
 
     def encrypt(self, coefficients: NDArray[np.int64], context: bytes, index: int) -> bytes:
         """Encrypts a chunk with fresh randomness; see `Engine.encrypt`."""
-        header = upload_header(self, coefficients, context, index, C1Form.AES_SEEDS)
+        check_coefficients(self.params, coefficients.shape, largest_magnitude(coefficients))
+        header = upload_header(self, len(coefficients), context, index, C1Form.AES_SEEDS)
         seed, errors = new_seed(), fresh_errors(header.count, self.params)
         c1 = expand_seed(seed, header.count, self.params)
         c0 = np.empty(c1.shape, dtype=np.uint32)

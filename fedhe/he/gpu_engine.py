@@ -7,7 +7,6 @@ late, so that a program which does not use them starts without it.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
 
 import numpy as np
 import torch
@@ -16,7 +15,16 @@ from torch import Tensor
 
 from fedhe.errors import ConfigError, ResourceError
 from fedhe.he.ciphertext import C1Form, ChunkHeader, Expectation, write_chunk
-from fedhe.he.engine import check_key, halves, read_sum, round_exactly, self_test, upload_header
+from fedhe.he.engine import (
+    check_coefficients,
+    check_key,
+    halves,
+    largest_magnitude,
+    read_sum,
+    round_exactly,
+    self_test,
+    upload_header,
+)
 from fedhe.he.gpu_kernel import decrypt_chunk, device_key, encrypt_chunk
 from fedhe.he.keys import SecretKey
 from fedhe.he.params import CkksParams
@@ -55,7 +63,8 @@ class GpuEngine:
         Raises:
             ResourceError: the device lacks memory, or failed.
         """
-        header = upload_header(self, coefficients, context, index, C1Form.AES_SEEDS)
+        check_coefficients(self.params, coefficients.shape, largest_magnitude(coefficients))
+        header = upload_header(self, len(coefficients), context, index, C1Form.AES_SEEDS)
         with _device_errors(self.device):
             return self._encrypt(header, torch.tensor(np.ascontiguousarray(coefficients), device=self.device))
 
@@ -72,9 +81,10 @@ class GpuEngine:
             ResourceError: the device lacks memory, or failed.
         """
         with _device_errors(self.device):
-            # It asks for shape, max and min, which a tensor has as an array does.
-            array = cast("NDArray[np.int64]", coefficients)
-            return self._encrypt(upload_header(self, array, context, index, C1Form.AES_SEEDS), coefficients)
+            worst = max(int(coefficients.max()), -int(coefficients.min())) if coefficients.numel() else 0
+            check_coefficients(self.params, tuple(coefficients.shape), worst)
+            header = upload_header(self, len(coefficients), context, index, C1Form.AES_SEEDS)
+            return self._encrypt(header, coefficients)
 
     def _encrypt(self, header: ChunkHeader, coefficients: Tensor) -> bytes:
         seed, errors = new_seed(), fresh_errors(header.count, self.params)

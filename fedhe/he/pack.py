@@ -10,14 +10,19 @@ from numpy.typing import NDArray
 from fedhe.errors import CapacityError, TrustError
 from fedhe.he.compiled import compiled
 
+_USUAL = 3  # of k: 16-bit fields; a loop of a known stride is twice as fast
 
-def pack(fields: NDArray[np.int64], bits: int, k: int) -> NDArray[np.int64]:
+
+def pack(
+    fields: NDArray[np.int64], bits: int, k: int, coefficients: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
     """Packs fields, the first one lowest; the last coefficient is filled up with zeros.
 
     Args:
         fields: (n,) int64, each within +-(2^(bits-1) - 1).
         bits: width of a field.
         k: fields in one coefficient; bits * k <= 62.
+        coefficients: (ceil(n / k),) int64, contiguous, that receives the result; a new one if None.
 
     Returns:
         (ceil(n / k),) int64.
@@ -26,7 +31,8 @@ def pack(fields: NDArray[np.int64], bits: int, k: int) -> NDArray[np.int64]:
         CapacityError: a field does not fit.
     """
     limit = (1 << (bits - 1)) - 1
-    coefficients = np.zeros(-(-fields.size // k), dtype=np.int64)
+    if coefficients is None:
+        coefficients = np.empty(-(-fields.size // k), dtype=np.int64)
     smallest, largest = _pack(np.ascontiguousarray(fields), bits, k, coefficients)
     if largest > limit or smallest < -limit:
         worst = largest if largest > limit else smallest
@@ -64,14 +70,23 @@ def unpack(coefficients: NDArray[np.int64], bits: int, k: int, n: int) -> NDArra
 def _pack(
     fields: NDArray[np.int64], bits: int, k: int, coefficients: NDArray[np.int64]
 ) -> tuple[np.int64, np.int64]:  # pragma: no cover - compiled
-    """The smallest and the largest field; the last coefficients stay 0 where there are no fields."""
+    """The smallest and the largest field, or 0; the last coefficient is filled up with zeros."""
     smallest = largest = np.int64(0)
-    for place in range(k):
-        part = fields[place::k]
-        shift = bits * place
-        for j in range(part.size):
-            smallest, largest = min(smallest, part[j]), max(largest, part[j])
-            coefficients[j] += part[j] << shift
+    for j in range(fields.size):
+        smallest, largest = min(smallest, fields[j]), max(largest, fields[j])
+    whole = fields.size // k
+    if k == _USUAL:
+        for j in range(whole):
+            coefficients[j] = fields[3 * j] + (fields[3 * j + 1] << bits) + (fields[3 * j + 2] << 2 * bits)
+    else:
+        for j in range(whole):
+            coefficients[j] = fields[k * j]
+            for place in range(1, k):
+                coefficients[j] += fields[k * j + place] << (bits * place)
+    for place in range(fields.size - whole * k):
+        if place == 0:
+            coefficients[whole] = 0
+        coefficients[whole] += fields[whole * k + place] << (bits * place)
     return smallest, largest
 
 
@@ -81,18 +96,20 @@ def _unpack(
 ) -> np.int64:  # pragma: no cover - compiled
     """What is left above the last field of any coefficient; 0 if all is well."""
     half, mask = np.int64(1) << (bits - 1), (np.int64(1) << bits) - 1
-    bias = np.int64(0)
+    bias = beyond = np.int64(0)
     for place in range(k):
         bias += half << (bits * place)
-        part = fields[place::k]
-        for j in range(part.size):
-            part[j] = coefficients[j]
-    beyond = np.int64(0)
-    for j in range(coefficients.size):
-        beyond |= (coefficients[j] + bias) >> (bits * k)
-    for place in range(k):
-        part = fields[place::k]
-        shift = bits * place
-        for j in range(part.size):
-            part[j] = (((part[j] + bias) >> shift) & mask) - half
+    if k == _USUAL:
+        for j in range(coefficients.size):
+            lifted = coefficients[j] + bias
+            beyond |= lifted >> (3 * bits)
+            fields[3 * j] = (lifted & mask) - half
+            fields[3 * j + 1] = ((lifted >> bits) & mask) - half
+            fields[3 * j + 2] = ((lifted >> 2 * bits) & mask) - half
+    else:
+        for j in range(coefficients.size):
+            lifted = coefficients[j] + bias
+            beyond |= lifted >> (bits * k)
+            for place in range(k):
+                fields[k * j + place] = ((lifted >> (bits * place)) & mask) - half
     return beyond

@@ -191,13 +191,16 @@ def encode_chunk(plan: UpdatePlan, chunk: int, fields_of: Callable[[slice], NDAr
     Raises:
         CapacityError: no such chunk, a field that does not fit, or a wrong number of fields.
     """
-    coefficients = np.zeros(plan.ciphertexts_in(chunk) * plan.degree, dtype=np.int64)
+    coefficients = np.empty(plan.ciphertexts_in(chunk) * plan.degree, dtype=np.int64)
+    end = 0
     for piece in plan.pieces(chunk):
+        end = piece.end
         parts = [fields_of(part) for part in piece.slices]
         fields = parts[0] if len(parts) == 1 else np.concatenate(parts)
         if fields.shape != (piece.n_values,):
             raise CapacityError(f"chunk {chunk}: expected {piece.n_values} fields, got shape {fields.shape}")
-        coefficients[piece.begin : piece.end] = pack(fields, piece.section.bits, piece.section.k)
+        pack(fields, piece.section.bits, piece.section.k, coefficients[piece.begin : end])
+    coefficients[end:] = 0
     return coefficients.reshape(-1, plan.degree)
 
 

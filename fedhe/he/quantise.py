@@ -1,4 +1,4 @@
-"""A round's grid: float changes to integer fields by unbiased rounding, and summed fields back to floats.
+"""A round's grid: float changes to integer fields by unbiased rounding, and summed fields back onto the model.
 
 Each tensor has a step that all sites compute alike from the largest changes in their notes. A site's weight is applied
 before rounding, so the sum of all sites' fields never leaves the field, and the sum needs no division.
@@ -63,7 +63,13 @@ def steps(
     )
 
 
-def quantise(change: NDArray[np.floating], weight: float, step: float, words: NDArray[np.uint32]) -> NDArray[np.int64]:
+def quantise(
+    change: NDArray[np.floating],
+    weight: float,
+    step: float,
+    words: NDArray[np.uint32],
+    fields: NDArray[np.int64] | None = None,
+) -> NDArray[np.int64]:
     """Puts weighted changes of one tensor on its grid: x = float64(change) * weight / step, then floor(x) or the next.
 
     The upper one is taken where word / 2^32 < x - floor(x): with uniform words the result is unbiased within 2^-32 of
@@ -74,6 +80,7 @@ def quantise(change: NDArray[np.floating], weight: float, step: float, words: ND
         weight: this site's share of the average, 0 to 1.
         step: the value of one unit; where it is 0 the changes must be 0.
         words: (m,) uint32, uniform; no secret, so that a site which starts over rounds the same way.
+        fields: (m,) int64 that receives the result; a new one if None.
 
     Returns:
         (m,) int64.
@@ -83,14 +90,18 @@ def quantise(change: NDArray[np.floating], weight: float, step: float, words: ND
     """
     if not (math.isfinite(weight) and 0 <= weight <= 1):
         raise TrainingError(f"expected a weight from 0 to 1, got {weight}")
-    if not np.isfinite(change).all():
+    if fields is None:
+        fields = np.empty(change.shape, dtype=np.int64)
+    if step > 0:
+        finite = _round(change, weight, step, words, fields)
+    else:
+        finite = bool(np.isfinite(change).all())
+        fields.fill(0)
+    if not finite:
         raise TrainingError(
             "expected finite changes, got NaN or infinity", "training diverged: lower the learning rate, clip gradients"
         )
-    fields = np.zeros(change.shape, dtype=np.int64)
-    if step > 0:
-        _round(change, weight, step, words, fields)
-    elif change.any() and weight > 0:
+    if not step > 0 and change.any() and weight > 0:
         raise TrainingError(
             "expected no change where the round's grid has step 0, got one",
             "the site's note and its update do not belong together",
@@ -101,18 +112,48 @@ def quantise(change: NDArray[np.floating], weight: float, step: float, words: ND
 @compiled
 def _round(
     change: NDArray[np.floating], weight: float, step: float, words: NDArray[np.uint32], fields: NDArray[np.int64]
-) -> None:  # pragma: no cover - compiled
+) -> bool:  # pragma: no cover - compiled
+    """Whether all changes are finite, and all quotients; else the fields mean nothing."""
+    beyond = 0
     for j in range(fields.size):
-        scaled = np.float64(change[j]) * weight / step
+        value = np.float64(change[j])
+        scaled = value * weight / step
         below = np.floor(scaled)
         fields[j] = np.int64(below) + np.int64(np.float64(words[j]) * _WORD < scaled - below)
+        # NaN and infinity are the values x for which x - x is not 0
+        beyond += int(value - value != 0.0) | int(scaled - scaled != 0.0)
+    return beyond == 0
 
 
-def dequantise(fields: NDArray[np.int64], step: float) -> NDArray[np.float64]:
-    """The weighted mean of the sites' changes of one tensor: float64(fields) * step, elementwise.
+def add_fields(model: NDArray[np.float32], fields: NDArray[np.int64], step: float) -> None:
+    """The next global model: float32(float64(model) + float64(fields) * step), elementwise, in place.
+
+    Every site must end with the same bytes: two float64 operations and one conversion for each value, in this order
+    and never fused, so the result does not depend on the machine, on threads or on vector units.
 
     Args:
+        model: (n,) float32, values of one tensor.
         fields: (n,) int64, summed over the sites.
         step: the value of one unit.
+
+    Raises:
+        TrainingError: lengths differ, or the result leaves float32's range; the model is not to be used then.
     """
-    return fields.astype(np.float64) * step
+    if model.shape != fields.shape:
+        raise TrainingError(f"expected fields of shape {model.shape}, got {fields.shape}")
+    if places := _add(model, fields, step):
+        raise TrainingError(
+            f"expected finite weights after the round, got NaN or infinity at {places} places",
+            "lower the learning rate, or clip gradients",
+        )
+
+
+@compiled
+def _add(model: NDArray[np.float32], fields: NDArray[np.int64], step: float) -> int:  # pragma: no cover - compiled
+    """At how many places the result is NaN or infinite."""
+    beyond = 0
+    for j in range(model.size):
+        after = np.float32(np.float64(model[j]) + np.float64(fields[j]) * step)
+        model[j] = after
+        beyond += int(after - after != np.float32(0))
+    return beyond

@@ -29,25 +29,22 @@ def pack_residues(residues: NDArray[np.uint32]) -> NDArray[np.uint8]:
     return words.reshape(-1).view(np.uint8)
 
 
-def unpack_residues(data: bytes | memoryview, shape: tuple[int, ...]) -> NDArray[np.uint32]:
+def unpack_residues(data: bytes | memoryview, shape: tuple[int, ...]) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
     """Unpacks residues into an array of `shape`, whose last size is a multiple of 16; inverse of `pack_residues`.
 
     Args:
         data: exactly `packed_bytes` of the shape's size; the caller has checked it.
-        shape: (..., n).
+        shape: (..., primes, n).
+
+    Returns:
+        The residues, and (primes,) uint32: the largest one modulo each prime.
     """
     width = shape[-1] // PLANES
     words = np.frombuffer(data, dtype="<u4").reshape(-1, _WORDS, width)
     planes = np.empty((words.shape[0], PLANES, width), dtype=np.uint32)
-    _unpack(words, planes)
-    return planes.reshape(shape)
-
-
-def largest(residues: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """(primes,) uint32: the largest residue modulo each prime, of (..., primes, degree) contiguous residues."""
-    found = np.zeros(residues.shape[-2], dtype=np.uint32)
-    _largest(residues.reshape(-1, *residues.shape[-2:]), found)
-    return found
+    largest = np.zeros(shape[-2], dtype=np.uint32)
+    _unpack(words, planes, largest)
+    return planes.reshape(shape), largest
 
 
 def add_residues(total: NDArray[np.uint32], addend: NDArray[np.uint32], primes: tuple[int, ...]) -> None:
@@ -68,7 +65,9 @@ def _pack(planes: NDArray[np.uint32], words: NDArray[np.uint32]) -> None:  # pra
 
 
 @compiled
-def _unpack(words: NDArray[np.uint32], planes: NDArray[np.uint32]) -> None:  # pragma: no cover - compiled
+def _unpack(
+    words: NDArray[np.uint32], planes: NDArray[np.uint32], largest: NDArray[np.uint32]
+) -> None:  # pragma: no cover - compiled
     for group in range(words.shape[0]):
         last = planes[group, _WORDS]
         last[:] = np.uint32(0)
@@ -79,16 +78,12 @@ def _unpack(words: NDArray[np.uint32], planes: NDArray[np.uint32]) -> None:  # p
                 plane[j] = word[j] & _MASK
             for j in range(last.size):
                 last[j] |= (word[j] >> _TOP) << shift
-
-
-@compiled
-def _largest(residues: NDArray[np.uint32], found: NDArray[np.uint32]) -> None:  # pragma: no cover - compiled
-    for polynomial in range(residues.shape[0]):
-        for k in range(residues.shape[1]):
-            most = found[k]
-            for value in residues[polynomial, k]:
+        prime = group % largest.size
+        most = largest[prime]
+        for place in range(PLANES):
+            for value in planes[group, place]:
                 most = max(most, value)
-            found[k] = most
+        largest[prime] = most
 
 
 @compiled

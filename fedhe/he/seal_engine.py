@@ -19,7 +19,16 @@ from numpy.typing import NDArray
 
 from fedhe.errors import TrustError
 from fedhe.he.ciphertext import SEAL_SEED_BYTES, C1Form, Expectation, write_chunk
-from fedhe.he.engine import check_key, halves, read_sum, round_exactly, self_test, upload_header
+from fedhe.he.engine import (
+    check_coefficients,
+    check_key,
+    halves,
+    largest_magnitude,
+    read_sum,
+    round_exactly,
+    self_test,
+    upload_header,
+)
 from fedhe.he.keys import SecretKey
 from fedhe.he.params import CkksParams
 from fedhe.he.seal_stream import SealStream
@@ -58,7 +67,8 @@ class SealEngine:
 
     def encrypt(self, coefficients: NDArray[np.int64], context: bytes, index: int) -> bytes:
         """Encrypts a chunk with fresh randomness; see `Engine.encrypt`."""
-        header = upload_header(self, coefficients, context, index, C1Form.SEAL_SEEDS)
+        check_coefficients(self.params, coefficients.shape, largest_magnitude(coefficients))
+        header = upload_header(self, len(coefficients), context, index, C1Form.SEAL_SEEDS)
         with self._lock:
             c0 = np.empty(header.polynomials_shape, dtype=np.uint32)
             seeds = np.empty((header.count, SEAL_SEED_BYTES), dtype=np.uint8)

@@ -1,8 +1,4 @@
-"""A model's tensors to one flat float32 vector and back, and the step from one global model to the next.
-
-Every site must end with the same bytes: all arithmetic here is elementwise float64 in the order that the docstrings
-give, followed by one conversion to float32, so it does not depend on the machine, on threads or on vector units.
-"""
+"""A model's tensors to one flat float32 vector and back, and how far a vector moved."""
 
 from collections.abc import Mapping
 
@@ -82,29 +78,6 @@ def max_changes(change: NDArray[np.floating], layout: Layout) -> dict[str, float
         tensor.name: float(max(change[part].max(initial=0.0), -change[part].min(initial=0.0)))
         for tensor, part in zip(layout.tensors, layout.slices(), strict=True)
     }
-
-
-def apply_update(before: NDArray[np.float32], sum_change: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The next global model: float32(float64(before) + sum_change), elementwise.
-
-    Args:
-        before: (n,) float32, the global model that training started from.
-        sum_change: (n,) float64, the weighted mean of the sites' changes.
-
-    Raises:
-        TrainingError: lengths differ, or the result leaves float32's range.
-    """
-    if before.shape != sum_change.shape:
-        raise TrainingError(f"expected a change of shape {before.shape}, got {sum_change.shape}")
-    with np.errstate(over="ignore", invalid="ignore"):
-        after = (before.astype(np.float64) + sum_change.astype(np.float64)).astype(np.float32)
-    if not np.isfinite(after).all():
-        places = int(np.sum(~np.isfinite(after)))
-        raise TrainingError(
-            f"expected finite weights after the round, got NaN or infinity at {places} places",
-            "lower the learning rate, or clip gradients",
-        )
-    return after
 
 
 def check_finite(vector: NDArray[np.floating], layout: Layout, what: str) -> None:

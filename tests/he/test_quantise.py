@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fedhe.errors import CapacityError, RemoteProtocolError, TrainingError
 from fedhe.he.params import DEFAULT_PARAMS
-from fedhe.he.quantise import dequantise, quantise, steps
+from fedhe.he.quantise import add_fields, quantise, steps
 
 
 def words(count, seed=0):
@@ -76,9 +76,32 @@ def test_the_compiled_form_is_the_plain_one(seed, dtype, weight, step):
     assert np.array_equal(quantise(change, weight, step, drawn), plain)
 
 
-def test_dequantise_is_one_multiplication():
-    fields = np.array([3, -7, 2**31])
-    assert dequantise(fields, 0.1).tolist() == [3 * 0.1, -7 * 0.1, 2**31 * 0.1]
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1.0, 0.1, 1e-300, 1e30]))
+def test_the_next_model_is_one_multiplication_and_one_sum_in_float64(seed, step):
+    rng = np.random.default_rng(seed)
+    before, fields = rng.normal(size=300).astype(np.float32), rng.integers(-(2**40), 2**40, 300) >> rng.integers(0, 40)
+    after = before.copy()
+    plain = (before.astype(np.float64) + fields.astype(np.float64) * step).astype(np.float32)
+    if np.isfinite(plain).all():
+        add_fields(after, fields, step)
+        assert after.tobytes() == plain.tobytes()
+
+
+def test_the_next_model_is_rounded_to_float32_once():
+    before = np.array([1.0, 2.0**24, -3.5], dtype=np.float32)
+    after = before.copy()
+    add_fields(after, np.array([1, 2**24, 0]), 2.0**-24)
+    assert after.tolist() == [1.0, 2.0**24, -3.5]
+    after = before.copy()
+    add_fields(after, np.array([3, 3 * 2**24, 0]), 2.0**-25)
+    assert after.tolist() == [float(np.float32(1 + 1.5 * 2.0**-24)), 2.0**24 + 2, -3.5]
+
+
+def test_a_model_that_leaves_float32_or_has_another_shape_is_refused():
+    with pytest.raises(TrainingError, match="at 1 places"):
+        add_fields(np.array([3e38, 0], dtype=np.float32), np.array([1, 1]), 3e38)
+    with pytest.raises(TrainingError, match=r"\(3,\), got \(2,\)"):
+        add_fields(np.ones(3, dtype=np.float32), np.ones(2, dtype=np.int64), 1.0)
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])

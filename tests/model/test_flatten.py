@@ -1,4 +1,4 @@
-"""Tensors to the flat vector and back, the largest changes, and the step to the next model."""
+"""Tensors to the flat vector and back, and the largest changes."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fedhe.errors import TrainingError
-from fedhe.model.flatten import apply_update, flatten, max_changes, unflatten
+from fedhe.model.flatten import flatten, max_changes, unflatten
 from fedhe.model.layout import Layout, TensorSpec
 
 arrays = hnp.arrays(
@@ -76,19 +76,3 @@ def test_a_vector_of_another_length_is_refused():
     for call in (unflatten, max_changes):
         with pytest.raises(TrainingError, match=r"\(3,\), got \(2,\)"):
             call(np.ones(2, dtype=np.float32), layout)
-    with pytest.raises(TrainingError, match=r"\(3,\), got \(2,\)"):
-        apply_update(np.ones(3, dtype=np.float32), np.ones(2))
-
-
-def test_the_next_model_is_rounded_to_float32_once():
-    before = np.array([1.0, 2.0**24, -3.5], dtype=np.float32)
-    change = np.array([2.0**-24, 1.0, 1e-9])
-    after = apply_update(before, change)
-    assert after.dtype == np.float32
-    assert after.tolist() == [1.0, 2.0**24, -3.5]
-    assert apply_update(before, change * 1.5).tolist() == [float(np.float32(1 + 1.5 * 2.0**-24)), 2.0**24 + 2, -3.5]
-
-
-def test_a_model_that_leaves_float32_is_refused():
-    with pytest.raises(TrainingError, match="at 1 places"):
-        apply_update(np.array([3e38, 0], dtype=np.float32), np.array([3e38, 0]))
