@@ -7,6 +7,7 @@ digests, blobs, database, and the thread in which the fast engine's ciphertexts 
 """
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,11 @@ import numpy as np
 from fedhe.server import aggregator, summing, transfers
 
 
-def sum_floats(order: summing.SumOrder) -> bytes:
+def sum_floats(order: summing.SumOrder, read: Callable[[summing.Addend], bytes]) -> bytes:
     """The sum of one chunk of all sites, float32."""
     total: np.ndarray | None = None
-    for data in summing._read(order.addends):  # noqa: SLF001 - the digests are checked as for ciphertexts
-        values = np.frombuffer(data, dtype="<f4")
+    for addend in order.addends:
+        values = np.frombuffer(read(addend), dtype="<f4")
         if total is None:
             total = values.copy()
         else:
@@ -34,7 +35,7 @@ def _check_floats(data: bytes, **_: Any) -> None:
 def main() -> None:
     """Runs the server."""
     transfers.read_chunk = _check_floats
-    aggregator.needs_seal = lambda _order: False
+    aggregator.has_seal_seeds = lambda _head: False
     aggregator.sum_chunk = sum_floats
     from fedhe.cli.server import main as serve  # noqa: PLC0415 - what is replaced must be so before
 

@@ -49,14 +49,13 @@ async def seal(work: Work, version: int) -> None:
     spool = Spool(work.folder.spool(f"checkpoint-{version}"))
     ref = _ref(work, version)
 
-    async def make(index: int) -> bytes:
-        return await asyncio.to_thread(sealer.seal, index)
-
     def told(fraction: float) -> None:
         work.tell(federation.ACTIVITY_SEALING, fraction)
 
     try:
-        digest = await send_chunks(work.site.session, ref, sealer.chunks, spool, make=make, told=told)
+        digest = await send_chunks(
+            work.site.session, ref, sealer.chunks, spool, make=sealer.seal, run=asyncio.to_thread, told=told
+        )
     except LostError:
         # Another site can do it as well, and the server gives the duty to the next one if this report comes.
         spool.clear()

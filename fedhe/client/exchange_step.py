@@ -58,7 +58,8 @@ async def send_update(work: Work, sealed: federation.SealedRoster) -> None:
         ref,
         plan.chunks,
         Spool(work.folder.spool(f"update-{roster.round}-{roster.attempt}")),
-        make=lambda index: work.site.in_crypto_thread(lambda: encrypt(index)),
+        make=encrypt,
+        run=work.site.in_crypto_thread,
         told=lambda fraction: work.tell(federation.ACTIVITY_ENCRYPTING, fraction),
     )
     with work.closing():
@@ -214,9 +215,6 @@ async def _fetch_sum(
             for part, fields in decoded:
                 keep[part] = fields
 
-    async def take(index: int, data: bytes) -> None:
-        await site.in_crypto_thread(lambda: decrypt(index, data))
-
     await download(
         site.session,
         ref,
@@ -224,6 +222,7 @@ async def _fetch_sum(
         max_chunks=plan.chunks,
         exactly=plan.chunks,
         told=lambda fraction: work.tell(federation.ACTIVITY_DOWNLOADING, fraction),
-        take=take,
+        take=decrypt,
+        run=site.in_crypto_thread,
     )
     return model

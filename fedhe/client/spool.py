@@ -28,14 +28,20 @@ class Spool:
     def _file(self, index: int) -> Path:
         return self.folder / f"{index:06d}.chunk"
 
-    def put(self, index: int, data: bytes) -> bytes:
-        """Keeps a chunk; returns its SHA-256.
+    def held(self) -> set[int]:
+        """The numbers of the chunks that may be there."""
+        if not self.folder.is_dir():
+            return set()
+        return {int(path.stem) for path in self.folder.glob("*.chunk") if path.stem.isdecimal()}
+
+    def put(self, index: int, data: bytes, digest: bytes | None = None) -> bytes:
+        """Keeps a chunk; returns its SHA-256, which a caller that knows it gives.
 
         Raises:
             ResourceError: disk full or read-only.
         """
         make_folder(self.folder)
-        digest = hashlib.sha256(data).digest()
+        digest = digest or hashlib.sha256(data).digest()
         write_durably(self._file(index), digest, data, sync=False)
         return digest
 

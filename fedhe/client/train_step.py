@@ -4,11 +4,11 @@ import secrets
 
 from fedhe.client.job_folder import ReadyRecord, UpdateRecord
 from fedhe.client.note import Note
-from fedhe.client.training_run import layout_of, require_layout, run_task
+from fedhe.client.training_run import layout_of, read_model, require_layout, run_task
 from fedhe.client.work import Work
 from fedhe.errors import StateError, TrainingError
 from fedhe.he.plan import plan_update
-from fedhe.model.flatten import flatten, max_changes
+from fedhe.model.flatten import max_changes
 from fedhe.trust.sealed import NoteContext, seal_note
 from fedhe.trust.signatures import READY_LABEL, sign
 from fedhe.wire import federation
@@ -27,15 +27,14 @@ async def train(work: Work, round_: int) -> None:
     """
     if _kept_update(work, round_) is not None:
         return
-    before = work.model(round_ - 1)
     layout = work.known_layout()
-    result, after = await run_task(work, "train", round_, model=round_ - 1)
+    result = await run_task(work, "train", round_, model=round_ - 1)
     if result.samples < 1:
         raise TrainingError(f"expected at least 1 training case, the training process counted {result.samples}")
     require_layout(layout_of(work, result), layout)
     # Both are float32: the difference is rounded once, here, and everything after it starts from these bytes.
-    change = flatten(after, layout)
-    change -= before
+    change = read_model(work, "train", layout)
+    change -= work.model(round_ - 1)
     changes = max_changes(change, layout)
     digest = work.vectors.write(work.folder.update_file(round_), change, layout)
     record = UpdateRecord(
@@ -108,7 +107,7 @@ def _kept_update(work: Work, round_: int) -> UpdateRecord | None:
     if update is None or update.round != round_:
         return None
     try:
-        work.vectors.read(work.folder.update_file(round_), work.known_layout(), update.digest)
+        work.vectors.check(work.folder.update_file(round_), work.known_layout(), update.digest)
     except StateError as error:
         work.log("warning", f"the update of round {round_} is lost ({error.message}); training again")
         work.keep(update=None)

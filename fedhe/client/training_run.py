@@ -1,5 +1,6 @@
 """One task of a job's training process: what it is asked, what it may see, and what is believed of its answer."""
 
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from fedhe.client.work import Work
 from fedhe.config.policy import SitePolicy
 from fedhe.config.trainer import MODEL_FILE, TrainRequest, TrainResult
 from fedhe.errors import TrainingError
-from fedhe.model.flatten import flatten
+from fedhe.model.flatten import gather
 from fedhe.model.layout import Layout, TensorSpec
 from fedhe.wire import federation
 
@@ -31,9 +32,9 @@ async def initial_model(work: Work) -> tuple[Layout, NDArray[np.float32]]:
         TrainingError: job code failed, or left values that are not finite.
         ResourceError: disk full or read-only.
     """
-    result, tensors = await run_task(work, "init", 0, model=None)
+    result = await run_task(work, "init", 0, model=None)
     layout = layout_of(work, result)
-    return layout, flatten(tensors, layout)
+    return layout, read_model(work, "init", layout)
 
 
 async def validation_note(work: Work, version: int) -> bytes:
@@ -43,14 +44,12 @@ async def validation_note(work: Work, version: int) -> bytes:
         TrainingError: job code failed.
         ResourceError: disk full or read-only.
     """
-    result, _ = await run_task(work, "validate", version, model=version)
+    result = await run_task(work, "validate", version, model=version)
     note = Note(0, {}, result.metrics, result.main_metric)
     return seal_applied_note(work.site.group_key, work.site.project, work.job_id, version, work.site.name, note)
 
 
-async def run_task(
-    work: Work, task: Task, round_: int, *, model: int | None
-) -> tuple[TrainResult, dict[str, NDArray[np.float32]]]:
+async def run_task(work: Work, task: Task, round_: int, *, model: int | None) -> TrainResult:
     """Runs a task when it is this job's turn, and again if the process was killed from outside.
 
     Args:
@@ -60,7 +59,7 @@ async def run_task(
         model: version of the model to start from, None for `init`.
 
     Returns:
-        The result, and the model file's tensors (none after `validate`).
+        The result; `read_model` gives the model that it left, unless the task was `validate`.
 
     Raises:
         TrainingError: job code failed, or left no valid result.
@@ -68,7 +67,7 @@ async def run_task(
         ResourceError: disk full or read-only.
     """
     if model is not None:
-        work.model(model)  # the file is what its digest says
+        work.check_model(model)  # the file is what its digest says
     work.tell(_ACTIVITY[task], 0.0, "waiting for another job's training")
     async with work.site.training:
         for attempt in range(1, MAX_TRIES + 1):
@@ -89,7 +88,7 @@ async def run_task(
                     raise
                 work.log("warning", f"{error.message}; starting it again ({attempt + 1} of {MAX_TRIES})")
             else:
-                return result, {} if task == "validate" else _tensors(request, task)
+                return result
     raise TrainingError(f"{task}: no process ended well")
 
 
@@ -144,7 +143,7 @@ def _request(work: Work, task: Task, round_: int, model: int | None, policy: Sit
         mmar=work.folder.mmar,
         overrides=policy.overrides(),
         model_in=None if model is None else work.folder.model_file(model),
-        output=work.folder.training / "output",
+        output=_output(work),
         seed=job.seed,
         round=round_,
         epochs=job.local_epochs,
@@ -164,8 +163,14 @@ def _told(work: Work, progress: Progress, policy: SitePolicy) -> None:
     work.tell(activity, progress.fraction, detail)
 
 
-def _tensors(request: TrainRequest, task: Task) -> dict[str, NDArray[np.float32]]:
-    path = request.output / MODEL_FILE
+def read_model(work: Work, task: Task, layout: Layout) -> NDArray[np.float32]:
+    """The model that a training process left, (n_values,) float32; one tensor more than that is in memory.
+
+    Raises:
+        TrainingError: no model file, or not one of the layout's tensors, all of them finite.
+        ResourceError: disk full or read-only.
+    """
+    path = _output(work) / MODEL_FILE
     try:
         with disk_errors(path):
             size = path.stat().st_size
@@ -174,9 +179,13 @@ def _tensors(request: TrainRequest, task: Task) -> dict[str, NDArray[np.float32]
                     f"{task}: expected a model file of at most {MAX_MODEL_FILE_BYTES} bytes, got {size}"
                 )
             with safe_open(path, framework="numpy") as file:
-                names = list(file.keys())
+                names = frozenset(file.keys())
                 if strange := {kind for name in names if (kind := file.get_slice(name).get_dtype()) != "F32"}:
                     raise TrainingError(f"{task}: expected a model of float32 tensors, got {min(strange)}")
-                return {name: file.get_tensor(name) for name in names}
+                return gather(names, file.get_tensor, layout)
     except SafetensorError as error:
         raise TrainingError(f"{task}: the training process left no valid model file ({error})") from error
+
+
+def _output(work: Work) -> Path:
+    return work.folder.training / "output"

@@ -3,6 +3,8 @@
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Protocol, TypeVar
 
 from fedhe.client.session import CHUNK_SECONDS, Session
 from fedhe.client.spool import Spool
@@ -12,6 +14,15 @@ from fedhe.wire.chunking import bitmap_indices, check_chunk, digest_of_digests
 
 WINDOW = 4  # chunks under way at a time
 MAX_FETCHES = 3  # of one chunk that arrives damaged
+
+ResultT = TypeVar("ResultT")
+
+
+class Runner(Protocol):
+    """Runs work beside the event loop, such as `asyncio.to_thread`; one hop for all that a chunk needs."""
+
+    def __call__(self, work: Callable[[], ResultT], /) -> Awaitable[ResultT]:
+        """The result of `work()`."""
 
 
 class LostError(StateError):
@@ -24,7 +35,8 @@ async def send_chunks(
     count: int,
     spool: Spool,
     *,
-    make: Callable[[int], Awaitable[bytes]],
+    make: Callable[[int], bytes],
+    run: Runner,
     told: Callable[[float], None],
 ) -> bytes:
     """Sends an object's `count` chunks, those that the server lacks; `finish_upload` then declares it complete.
@@ -35,6 +47,7 @@ async def send_chunks(
         count: number of chunks.
         spool: where chunks are kept from before they leave until the object's owner clears it.
         make: gives the content of a chunk that the spool does not hold.
+        run: where chunks are made and kept.
         told: called with the fraction that is done.
 
     Returns:
@@ -46,19 +59,19 @@ async def send_chunks(
     """
     status = await session.call(session.stub.UploadStatus, ref)
     received = set(bitmap_indices(status.received, count))
+    held = await asyncio.to_thread(spool.held)
     digests: dict[int, bytes] = {}
     slots = asyncio.Semaphore(WINDOW)
 
     async def send(index: int) -> None:
         async with slots:
-            data = await asyncio.to_thread(spool.get, index)
-            if data is None and (index in received or status.finished):
+            kept = await asyncio.to_thread(spool.get, index) if index in held else None
+            if kept is None and (index in received or status.finished):
                 raise LostError(f"chunk {index} of {count} was sent before, and is no longer on this site's disk")
-            if data is None:
-                data = await make(index)
-                digests[index] = await asyncio.to_thread(spool.put, index, data)
+            if kept is None:
+                data, digests[index] = await run(partial(_made, spool, index, make))
             else:
-                digests[index] = hashlib.sha256(data).digest()
+                data, digests[index] = kept, hashlib.sha256(kept).digest()
             if index not in received and not status.finished:
                 chunk = federation.Chunk(index=index, data=data, digest=digests[index])
                 request = federation.PutChunkRequest(object=ref, chunk=chunk)
@@ -69,6 +82,11 @@ async def send_chunks(
     await _for_each(range(count), send)
     told(1.0)
     return digest_of_digests([digests[index] for index in range(count)])
+
+
+def _made(spool: Spool, index: int, make: Callable[[int], bytes]) -> tuple[bytes, bytes]:
+    data = make(index)
+    return data, spool.put(index, data)
 
 
 async def finish_upload(session: Session, ref: federation.ObjectRef, count: int, digest: bytes) -> None:
@@ -89,7 +107,8 @@ async def download(
     max_chunks: int,
     told: Callable[[float], None],
     exactly: int | None = None,
-    take: Callable[[int, bytes], Awaitable[None]] | None = None,
+    take: Callable[[int, bytes], None] | None = None,
+    run: Runner = asyncio.to_thread,
 ) -> tuple[int, bytes]:
     """Fetches the chunks of an object that the spool lacks, and checks the whole.
 
@@ -101,6 +120,7 @@ async def download(
         told: called with the fraction that is done.
         exactly: the number of chunks that it must have, if that is known.
         take: given each chunk as it comes, in any order; what it makes of them counts only if this returns.
+        run: where chunks are checked, kept and taken.
 
     Returns:
         Number of chunks, and SHA-256 over the chunks' SHA-256 digests.
@@ -114,19 +134,27 @@ async def download(
         raise RemoteProtocolError(f"{_named(ref)}: expected {exactly} chunks, the server has {info.chunks}")
     if not 1 <= info.chunks <= max_chunks:
         raise RemoteProtocolError(f"{_named(ref)}: expected 1 to {max_chunks} chunks, the server has {info.chunks}")
+    held = await asyncio.to_thread(spool.held)
     digests: dict[int, bytes] = {}
     slots = asyncio.Semaphore(WINDOW)
 
+    def kept(index: int) -> bytes | None:
+        data = spool.get(index)
+        if data is not None and take is not None:
+            take(index, data)
+        return None if data is None else hashlib.sha256(data).digest()
+
+    def came(index: int, chunk: federation.Chunk) -> bytes:
+        _check(index, chunk)
+        spool.put(index, chunk.data, chunk.digest)
+        if take is not None:
+            take(index, chunk.data)
+        return chunk.digest
+
     async def fetch(index: int) -> None:
         async with slots:
-            data = await asyncio.to_thread(spool.get, index)
-            if data is None:
-                data = await _fetch(session, ref, index)
-                digests[index] = await asyncio.to_thread(spool.put, index, data)
-            else:
-                digests[index] = hashlib.sha256(data).digest()
-            if take is not None:
-                await take(index, data)
+            digest = await run(partial(kept, index)) if index in held else None
+            digests[index] = digest or await _fetch(session, ref, index, lambda chunk: run(partial(came, index, chunk)))
             told(len(digests) / info.chunks)
 
     await _for_each(range(info.chunks), fetch)
@@ -139,20 +167,31 @@ async def download(
     return info.chunks, actual
 
 
-async def _fetch(session: Session, ref: federation.ObjectRef, index: int) -> bytes:
-    fault: RemoteProtocolError | None = None
+class _DamagedError(RemoteProtocolError):
+    """A chunk came that is not what it must be; another try may bring it whole."""
+
+
+async def _fetch(
+    session: Session, ref: federation.ObjectRef, index: int, came: Callable[[federation.Chunk], Awaitable[bytes]]
+) -> bytes:
+    fault: _DamagedError | None = None
     for _ in range(MAX_FETCHES):
         request = federation.GetChunkRequest(object=ref, index=index)
         chunk = await session.call(session.stub.GetChunk, request, seconds=CHUNK_SECONDS)
         try:
-            check_chunk(chunk.index, chunk.data, chunk.digest)
-        except RemoteProtocolError as error:
+            return await came(chunk)
+        except _DamagedError as error:
             fault = error
-            continue
-        if chunk.index == index:
-            return bytes(chunk.data)
-        fault = RemoteProtocolError(f"expected chunk {index}, got chunk {chunk.index}")
     raise RemoteProtocolError(f"{_named(ref)}: {fault}") from fault
+
+
+def _check(index: int, chunk: federation.Chunk) -> None:
+    try:
+        check_chunk(chunk.index, chunk.data, chunk.digest)
+    except RemoteProtocolError as error:
+        raise _DamagedError(error.message) from error
+    if chunk.index != index:
+        raise _DamagedError(f"expected chunk {index}, got chunk {chunk.index}")
 
 
 def _named(ref: federation.ObjectRef) -> str:

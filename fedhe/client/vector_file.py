@@ -4,6 +4,7 @@ The safetensors library sorts tensors and copies each several times; for the fil
 the site writes the same format itself. Whoever reads it with the library gets the named tensors.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -30,8 +31,7 @@ class _Stamp:
     changed_ns: int
 
     @classmethod
-    def of(cls, descriptor: int) -> "_Stamp":
-        found = os.fstat(descriptor)
+    def of(cls, found: os.stat_result) -> "_Stamp":
         return cls(found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
@@ -48,8 +48,21 @@ class VectorFiles:
             ResourceError: disk full or read-only; the old file is untouched.
         """
         values = np.ascontiguousarray(vector, dtype="<f4").data
+        digest = vector_digest(vector)
         write_durably(path, _header(layout), values)
-        return vector_digest(vector)
+        self._checked[path] = _Stamp.of(path.stat()), digest
+        return digest
+
+    def check(self, path: Path, layout: Layout, digest: bytes) -> None:
+        """Makes sure that `read` would succeed, without reading a file that did not change.
+
+        Raises:
+            StateError: as `read`.
+        """
+        with contextlib.suppress(OSError):
+            if self._checked.get(path) == (_Stamp.of(path.stat()), digest):
+                return
+        self.read(path, layout, digest)
 
     def read(self, path: Path, layout: Layout, digest: bytes) -> NDArray[np.float32]:
         """Reads what `write` stored; a new (n_values,) float32.
@@ -60,7 +73,7 @@ class VectorFiles:
         expected = _header(layout)
         try:
             with path.open("rb") as file:
-                stamp = _Stamp.of(file.fileno())
+                stamp = _Stamp.of(os.fstat(file.fileno()))
                 header = file.read(len(expected))
                 if header != expected or stamp.size != len(expected) + 4 * layout.n_values:
                     raise StateError(f"{path.name}: expected the tensors of this job's model, got another file")

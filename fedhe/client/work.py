@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ from fedhe.trust.sealed import model_fingerprint
 from fedhe.wire import federation
 
 SETTLE_SECONDS = 5.0
+
+ResultT = TypeVar("ResultT")
 
 ACTIVITIES = {
     federation.ACTIVITY_IDLE: "idle",
@@ -163,11 +166,22 @@ class Work:
         Raises:
             NotNowError: this site holds another version.
         """
+        return self._with_model(version, self.vectors.read)
+
+    def check_model(self, version: int) -> None:
+        """Makes sure that `model` would succeed.
+
+        Raises:
+            NotNowError: this site holds another version.
+        """
+        self._with_model(version, self.vectors.check)
+
+    def _with_model(self, version: int, use: Callable[[Path, Layout, bytes], ResultT]) -> ResultT:
         digest = self.record.model_digests.get(version)
         if digest is None:
             raise NotNowError(f"expected to hold model version {version}, this site holds {self.record.version}")
         try:
-            return self.vectors.read(self.folder.model_file(version), self.known_layout(), digest)
+            return use(self.folder.model_file(version), self.known_layout(), digest)
         except StateError as error:
             self.log("warning", f"model version {version} is lost: {error.message}; fetching the sealed checkpoint")
             self.keep(version=NO_MODEL, acknowledged=NO_MODEL, model_digests={})

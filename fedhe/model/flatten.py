@@ -1,6 +1,7 @@
 """A model's tensors to one flat float32 vector and back, and how far a vector moved."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Container, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +24,25 @@ def flatten(tensors: Mapping[str, NDArray[np.floating]], layout: Layout) -> NDAr
         TrainingError: a tensor is missing, has another shape, or has a value that is NaN, infinite or too large
             for float32.
     """
+    return gather(tensors.keys(), tensors.__getitem__, layout)
+
+
+def gather(names: Container[str], read: Callable[[str], NDArray[np.floating]], layout: Layout) -> NDArray[np.float32]:
+    """`flatten` for tensors that are read one after the other, such as a file's.
+
+    Args:
+        names: of the tensors that there are.
+        read: gives a tensor by its name.
+        layout: which tensors, in which order.
+    """
     vector = np.empty(layout.n_values, dtype=np.float32)
     for tensor, part in zip(layout.tensors, layout.slices(), strict=True):
-        if tensor.name not in tensors:
+        if tensor.name not in names:
             raise TrainingError(
                 f"expected tensor '{tensor.name}' of shape {tensor.shape} in the model, got none of that name",
                 "the model's tensors must be the same at every site and in every round",
             )
-        values = np.asarray(tensors[tensor.name])
+        values = np.asarray(read(tensor.name))
         if values.shape != tensor.shape:
             raise TrainingError(
                 f"tensor '{tensor.name}': expected shape {tensor.shape}, got {values.shape}",
@@ -73,11 +85,13 @@ def max_changes(change: NDArray[np.floating], layout: Layout) -> dict[str, float
         TrainingError: the vector has another length, or a value that is NaN or infinite.
     """
     _check_length(change, layout)
-    check_finite(change, layout, "update")
-    return {
+    largest = {
         tensor.name: float(max(change[part].max(initial=0.0), -change[part].min(initial=0.0)))
         for tensor, part in zip(layout.tensors, layout.slices(), strict=True)
     }
+    if not all(map(math.isfinite, largest.values())):  # NaN, too, is its own maximum
+        check_finite(change, layout, "update")
+    return largest
 
 
 def check_finite(vector: NDArray[np.floating], layout: Layout, what: str) -> None:

@@ -149,7 +149,7 @@ class AdminService(AdminServicer):
         except ResourceError:
             self._parts.blobs.drop(places.job(job.job_id))
             raise
-        info = self._parts.blobs.describe(place, len(pieces))
+        info = self._parts.blobs.complete(place, len(pieces))
         return ObjectRow(job.job_id, JOB, 0, 0, "", info.chunks, info.size, info.digest, self._parts.clock())
 
     async def ListJobs(self, _request: admin.ListJobsRequest, _context: Any) -> admin.ListJobsReply:

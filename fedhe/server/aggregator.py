@@ -9,14 +9,19 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from fedhe.errors import NotFoundError, ResourceError
+from fedhe.he.ciphertext import HEADER_BYTES, has_seal_seeds
 from fedhe.he.params import CkksParamsLiteral
 from fedhe.server import places
 from fedhe.server.blobs import BlobInfo, BlobStore
-from fedhe.server.summing import Addend, BadAddendError, SumOrder, needs_seal, sum_chunk
+from fedhe.server.summing import Addend, BadAddendError, SumOrder, sum_chunk
 from fedhe.server.worker_pool import WorkerPool
 
 RETRY_SECONDS = 2.0
 """Pause after a full disk or a killed worker, before the chunk is tried again."""
+
+
+class _SealSeedsError(Exception):
+    """A chunk has SEAL's seeds, whose expansion keeps Python's lock: it is not added in the process that serves."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ class Aggregator:
             running = self._running[task.job_id]
             await running.released.wait()
             key = places.sum_(task.job_id, task.round, task.attempt)
-            info = await asyncio.to_thread(self._blobs.describe, key, task.chunks)
+            info = await asyncio.to_thread(self._blobs.complete, key, task.chunks)
             del self._running[task.job_id]
             await self._listener.finished(task, info)
         except BadAddendError as error:
@@ -161,19 +166,34 @@ class Aggregator:
     async def _add(self, task: SumTask, index: int) -> None:
         while True:
             try:
-                order = await asyncio.to_thread(self._order, task, index)
-                if await asyncio.to_thread(needs_seal, order):
-                    data = await self._pool.sum_chunk(order)
-                else:
-                    data = await asyncio.to_thread(sum_chunk, order)
-                await asyncio.to_thread(
-                    self._blobs.put, places.sum_(task.job_id, task.round, task.attempt), index, data
-                )
+                try:
+                    await asyncio.to_thread(self._add_here, task, index)
+                except _SealSeedsError:
+                    data = await self._pool.sum_chunk(self._order(task, index))
+                    await asyncio.to_thread(self._put, task, index, data)
             except (ResourceError, NotFoundError) as error:
                 self._listener.pausing(task, f"chunk {index} of the sum: {error.message}")
             else:
                 return
             await asyncio.sleep(RETRY_SECONDS)
+
+    def _add_here(self, task: SumTask, index: int) -> None:
+        """Adds a chunk in this process, from what was received lately as long as it is in memory.
+
+        Raises:
+            _SealSeedsError: a worker process is to add it.
+        """
+
+        def read(addend: Addend) -> bytes:
+            data, _ = self._blobs.get(places.update(task.job_id, task.round, task.attempt, addend.site), index)
+            if has_seal_seeds(data[:HEADER_BYTES]):
+                raise _SealSeedsError
+            return data
+
+        self._put(task, index, sum_chunk(self._order(task, index), read))
+
+    def _put(self, task: SumTask, index: int, data: bytes) -> None:
+        self._blobs.put(places.sum_(task.job_id, task.round, task.attempt), index, data)
 
     def _order(self, task: SumTask, index: int) -> SumOrder:
         addends = []

@@ -1,8 +1,12 @@
-"""Big things on disk: folders of numbered chunk files, each complete and durable or not there at all.
+"""Big things on disk: folders of numbered chunk files, each complete or not there at all.
 
-A chunk is written beside its place, fsynced, renamed, and its folder fsynced, before `put` returns. Its file name
-holds its number and its SHA-256, so a listing tells what is stored without reading it. One process owns the folder
-(the server's lock sees to that); within it every method may be called from any thread.
+A chunk is written beside its place and renamed before `put` returns, so it survives a crash of this process; it
+survives one of the system from `complete` on, which waits for the disk once for a whole blob. Until then a mark in the
+folder says that it has not, and after a restart such chunks are read and those that are not whole are removed: whoever
+sent them is told that they are missing.
+
+A file's name holds its number and its SHA-256, so a listing tells what is stored without reading it. One process owns
+the folder (the server's lock sees to that); within it every method may be called from any thread.
 """
 
 import contextlib
@@ -12,15 +16,18 @@ import re
 import secrets
 import shutil
 import threading
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedhe.errors import NotFoundError, RemoteProtocolError, ResourceError, StateError
 from fedhe.server.durable import TEMPORARY, disk_error, make_durable_folder
-from fedhe.trust.private_files import fsync_folder, write_new
+from fedhe.trust.private_files import fsync_file, fsync_folder, write_new
 
 _CHUNK_NAME = re.compile(r"^(\d{8})-([0-9a-f]{64})$")
+_MARK = ".incomplete"
+_RECENT_BYTES = 12 * 1024 * 1024
 _KEY = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.@+-]*(/[A-Za-z0-9][A-Za-z0-9_.@+-]*)*$")
 
 
@@ -53,6 +60,7 @@ class BlobStore:
         self._root = root
         self._lock = threading.Lock()
         self._index: dict[str, dict[int, StoredChunk]] = {}
+        self._recent: OrderedDict[bytes, bytes] = OrderedDict()  # what was lately written or read, by digest
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def sweep(self) -> None:
@@ -64,9 +72,17 @@ class BlobStore:
             for name in files:
                 if name.startswith(TEMPORARY):
                     (Path(folder) / name).unlink(missing_ok=True)
+            if _MARK in files:
+                _remove_damaged(Path(folder))
 
-    def put(self, key: str, index: int, data: bytes) -> bool:
-        """Stores one chunk durably.
+    def put(self, key: str, index: int, data: bytes, digest: bytes | None = None) -> bool:
+        """Stores one chunk, for good once `complete` returned.
+
+        Args:
+            key: the blob.
+            index: the chunk's number.
+            data: its bytes.
+            digest: their SHA-256, if the caller has computed it.
 
         Returns:
             True if it is new, False if the same bytes were stored already.
@@ -75,18 +91,39 @@ class BlobStore:
             RemoteProtocolError: the chunk is stored with other bytes.
             ResourceError: no space; nothing of the chunk is left behind.
         """
-        chunk = StoredChunk(hashlib.sha256(data).digest(), len(data))
+        chunk = StoredChunk(digest or hashlib.sha256(data).digest(), len(data))
         folder = self._folder(key)
         if self._is_stored(key, index, chunk):
             return False
         try:
             try:
-                return self._write(key, folder, index, chunk, data)
+                new = self._write(key, folder, index, chunk, data)
             except FileNotFoundError:
                 # Another thread dropped what was below the same folder just now, and the folder with it.
-                return self._write(key, folder, index, chunk, data)
+                new = self._write(key, folder, index, chunk, data)
         except OSError as error:
             raise disk_error(error, f"chunk {index} of {key}") from error
+        self._remember(chunk.digest, data)
+        return new
+
+    def complete(self, key: str, chunks: int) -> BlobInfo:
+        """Makes sure that a blob has all of its `chunks` chunks, and has them on the disk; see `describe`.
+
+        Raises:
+            StateError: chunks are missing, or more are stored; names them.
+            ResourceError: the disk failed.
+        """
+        info, folder = self.describe(key, chunks), self._folder(key)
+        mark = folder / _MARK
+        try:
+            if mark.exists():
+                for index, chunk in self.chunks(key).items():
+                    fsync_file(folder / _name(index, chunk.digest))
+                fsync_folder(folder)
+                mark.unlink(missing_ok=True)
+        except OSError as error:
+            raise disk_error(error, key) from error
+        return info
 
     def chunks(self, key: str) -> Mapping[int, StoredChunk]:
         """What is stored of a blob, by chunk number; empty if nothing is."""
@@ -106,6 +143,9 @@ class BlobStore:
             ResourceError: the file cannot be read, or no longer holds what was stored.
         """
         path, chunk = self.locate(key, index)
+        with self._lock:
+            if (recent := self._recent.get(chunk.digest)) is not None:
+                return recent, chunk.digest
         try:
             data = path.read_bytes()
         except FileNotFoundError as error:
@@ -113,6 +153,7 @@ class BlobStore:
         except OSError as error:
             raise disk_error(error, str(path)) from error
         check_chunk(path, data, chunk.digest)
+        self._remember(chunk.digest, data)
         return data, chunk.digest
 
     def locate(self, key: str, index: int) -> tuple[Path, StoredChunk]:
@@ -193,8 +234,11 @@ class BlobStore:
     def _write(self, key: str, folder: Path, index: int, chunk: StoredChunk, data: bytes) -> bool:
         temporary = folder / f"{TEMPORARY}{index}-{secrets.token_hex(8)}"
         make_durable_folder(folder)
+        if not (mark := folder / _MARK).exists():
+            mark.touch(mode=0o600)
+            fsync_folder(folder)
         try:
-            write_new(temporary, data)
+            write_new(temporary, data, sync=False)
             with self._lock:
                 stored = self._chunks(key)
                 if (now := stored.get(index)) is None:
@@ -202,10 +246,16 @@ class BlobStore:
                     stored[index] = chunk
                 elif now != chunk:
                     raise _other_content(key, index, now, chunk)
-            fsync_folder(folder)
         finally:
             temporary.unlink(missing_ok=True)
         return now is None
+
+    def _remember(self, digest: bytes, data: bytes) -> None:
+        """Keeps a few chunks in memory: sites' chunks until they are summed, a sum's until all sites have it."""
+        with self._lock:
+            self._recent[digest] = data
+            while sum(map(len, self._recent.values())) > _RECENT_BYTES:
+                self._recent.popitem(last=False)
 
     def _folder(self, key: str) -> Path:
         if not _KEY.match(key):
@@ -231,6 +281,14 @@ class BlobStore:
         if stored is not None and stored != chunk:
             raise _other_content(key, index, stored, chunk)
         return stored is not None
+
+
+def _remove_damaged(folder: Path) -> None:
+    """Removes what a power cut left of chunks that had not reached the disk."""
+    for entry in folder.iterdir():
+        match = _CHUNK_NAME.match(entry.name)
+        if match and hashlib.sha256(entry.read_bytes()).hexdigest() != match[2]:
+            entry.unlink()
 
 
 def check_chunk(path: Path, data: bytes, digest: bytes) -> None:

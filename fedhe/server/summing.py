@@ -12,13 +12,13 @@ import contextlib
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from fedhe.errors import FedheError, RemoteProtocolError, ResourceError
-from fedhe.he.ciphertext import HEADER_BYTES, ChunkKind, Expectation, has_seal_seeds
+from fedhe.he.ciphertext import ChunkKind, Expectation
 from fedhe.he.params import CkksParams, CkksParamsLiteral
 from fedhe.he.sums import add_chunks
 
@@ -61,25 +61,27 @@ class BadAddendError(RemoteProtocolError):
         self.site = site
 
 
-def needs_seal(order: SumOrder) -> bool:
-    """Whether a chunk of the order has SEAL's seeds, so that a worker process is to add it.
+def read_addend(addend: Addend) -> bytes:
+    """A site's chunk from its file.
 
     Raises:
-        ResourceError: a file cannot be read.
+        ResourceError: it cannot be read, or no longer holds what was received.
     """
-    for addend in order.addends:
-        try:
-            with addend.path.open("rb") as file:
-                head = file.read(HEADER_BYTES)
-        except OSError as error:
-            raise ResourceError(f"{addend.path}: {error.strerror}") from error
-        if has_seal_seeds(head):
-            return True
-    return False
+    try:
+        data = addend.path.read_bytes()
+    except OSError as error:
+        raise ResourceError(f"{addend.path}: {error.strerror}") from error
+    if hashlib.sha256(data).digest() != addend.digest:
+        raise ResourceError(f"{addend.path}: no longer holds what {addend.site} sent", "check the server's disk")
+    return data
 
 
-def sum_chunk(order: SumOrder) -> bytes:
+def sum_chunk(order: SumOrder, read: Callable[[Addend], bytes] = read_addend) -> bytes:
     """Adds one chunk of all sites up.
+
+    Args:
+        order: what is to be added.
+        read: gives a site's chunk.
 
     Returns:
         The chunk of the sum, as he/ciphertext.py writes it.
@@ -91,12 +93,12 @@ def sum_chunk(order: SumOrder) -> bytes:
     params = CkksParams.from_literal(order.params)
     expect = Expectation(ChunkKind.UPLOAD, order.key_id, params.params_id, order.context, order.index)
     try:
-        return add_chunks(_read(order.addends), params, expect, max_forwarded=order.max_forwarded)
+        return add_chunks(map(read, order.addends), params, expect, max_forwarded=order.max_forwarded)
     except RemoteProtocolError as error:
         # Rare: find out who it was by adding one site more at a time.
         for last in range(1, len(order.addends) + 1):
             try:
-                add_chunks(_read(order.addends[:last]), params, expect)
+                add_chunks(map(read, order.addends[:last]), params, expect)
             except RemoteProtocolError as found:
                 raise BadAddendError(order.addends[last - 1].site, found.message) from found
         raise ResourceError(f"chunk {order.index} failed to add once and then did not: {error.message}") from error
@@ -138,17 +140,6 @@ def work(orders: BinaryIO, answers: BinaryIO) -> None:
             head = {"bytes": str(len(data))}
         answers.write(json.dumps(head).encode() + b"\n" + data)
         answers.flush()
-
-
-def _read(addends: tuple[Addend, ...]) -> Iterator[bytes]:
-    for addend in addends:
-        try:
-            data = addend.path.read_bytes()
-        except OSError as error:
-            raise ResourceError(f"{addend.path}: {error.strerror}") from error
-        if hashlib.sha256(data).digest() != addend.digest:
-            raise ResourceError(f"{addend.path}: no longer holds what {addend.site} sent", "check the server's disk")
-        yield data
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ class Transfers:
         return federation.UploadStatusReply(received=bitmap_of(stored, max(stored, default=-1) + 1), finished=finished)
 
     async def put(self, site: str, ref: federation.ObjectRef, chunk: federation.Chunk) -> None:
-        """Checks one chunk and stores it durably.
+        """Checks one chunk and stores it, for good once its object is complete (`finish`).
 
         Raises:
             StateError: the site was not asked for this object now; says what it was asked for.
@@ -79,30 +79,44 @@ class Transfers:
         """
         job = self._job_of(site, ref)
         key = _uploaded_key(ref, site)
-        place = _place(job, key)
-        check_chunk(chunk.index, chunk.data, chunk.digest)
-        blobs = self._parts.blobs
-        known = (await asyncio.to_thread(blobs.chunks, place)).get(chunk.index)
-        if known is not None and known.digest == chunk.digest:
+        permit: Permit | StateError
+        try:
+            permit = self._permit(job, site, key)
+        except StateError as error:
+            permit = error  # a chunk that is stored already may be sent again at any time
+        if not await asyncio.to_thread(self._store, job, key, ref, chunk, permit):
             return
-        permit = self._permit(job, site, key)
-        if chunk.index >= permit.chunks:
-            raise RemoteProtocolError(
-                f"{_named(ref)}: expected chunks 0 to {permit.chunks - 1}, as told in READY, got {chunk.index}"
-            )
-        if key.kind == UPDATE:
-            await asyncio.to_thread(self._check_ciphertexts, job, site, chunk.index, chunk.data)
-        refuse_keys(chunk.data, f"chunk {chunk.index} of {_named(ref)}")
-        await asyncio.to_thread(blobs.put, place, chunk.index, chunk.data)
         try:
             self._permit(self._runner.job(ref.job_id), site, key)
         except (StateError, NotFoundError):
             # The attempt was given up while the chunk was written: nothing of it may stay behind.
             if key not in job.objects:
-                await asyncio.to_thread(blobs.drop, place)
+                await asyncio.to_thread(self._parts.blobs.drop, _place(job, key))
             raise
         if key.kind == UPDATE:
             self._runner.aggregator.chunk_arrived(ref.job_id, key.number, key.attempt, site, chunk.index)
+
+    def _store(
+        self, job: Job, key: ObjectKey, ref: federation.ObjectRef, chunk: federation.Chunk, permit: Permit | StateError
+    ) -> bool:
+        """Whether the chunk is new; in one thread from the first check to the disk."""
+        place = _place(job, key)
+        check_chunk(chunk.index, chunk.data, chunk.digest)
+        known = self._parts.blobs.chunks(place).get(chunk.index)
+        if known is not None and known.digest == chunk.digest:
+            return False
+        if isinstance(permit, StateError):
+            raise permit
+        if chunk.index >= permit.chunks:
+            raise RemoteProtocolError(
+                f"{_named(ref)}: expected chunks 0 to {permit.chunks - 1}, as told in READY, got {chunk.index}"
+            )
+        if key.kind == UPDATE:  # what passes as a ciphertext is no file of a key
+            self._check_ciphertexts(job, key.owner, chunk.index, chunk.data)
+        else:
+            refuse_keys(chunk.data, f"chunk {chunk.index} of {_named(ref)}")
+        self._parts.blobs.put(place, chunk.index, chunk.data, chunk.digest)
+        return True
 
     async def finish(self, site: str, request: federation.FinishUploadRequest) -> None:
         """Takes an object as complete.
@@ -123,7 +137,7 @@ class Transfers:
             raise RemoteProtocolError(
                 f"{_named(ref)}: expected {least} to {permit.chunks} chunks, got {request.chunks}"
             )
-        info = await asyncio.to_thread(self._parts.blobs.describe, permit.place, request.chunks)
+        info = await asyncio.to_thread(self._parts.blobs.complete, permit.place, request.chunks)
         _same_digest(ref, info.digest, request.digest)
         await self._runner.feed(ref.job_id, self._finished(key, info), partial(self._record, ref.job_id, key, info))
 

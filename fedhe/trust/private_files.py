@@ -79,6 +79,19 @@ def write_new(path: Path, *parts: bytes | memoryview, sync: bool = True) -> None
         os.close(descriptor)
 
 
+def fsync_file(path: Path) -> None:
+    """Has a file's content on the disk.
+
+    Raises:
+        OSError: as the system gives it.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def fsync_folder(folder: Path) -> None:
     """Has a folder's entries on the disk.
 

@@ -62,10 +62,15 @@ def test_what_was_read_is_the_readers_own(path, vector):
 def test_a_file_that_did_not_change_is_hashed_once(path, vector, hashed):
     files = VectorFiles()
     digest = files.write(path, vector, LAYOUT)
-    hashed.clear()
     for _ in range(3):
         files.read(path, LAYOUT, digest)
+        files.check(path, LAYOUT, digest)
     assert len(hashed) == 1
+    again = VectorFiles()
+    for _ in range(3):
+        again.check(path, LAYOUT, digest)
+        again.read(path, LAYOUT, digest)
+    assert len(hashed) == 2
 
 
 def test_a_file_that_was_altered_after_it_was_read_is_noticed(path, vector):
@@ -78,16 +83,18 @@ def test_a_file_that_was_altered_after_it_was_read_is_noticed(path, vector):
         file.seek(-3, os.SEEK_END)
         file.write(b"\x7f")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    with pytest.raises(StateError, match="expected digest"):
-        files.read(path, LAYOUT, digest)
+    for look in (files.check, files.read):
+        with pytest.raises(StateError, match="expected digest"):
+            look(path, LAYOUT, digest)
 
 
 def test_another_digest_is_never_taken_for_one_that_was_checked(path, vector):
     files = VectorFiles()
     digest = files.write(path, vector, LAYOUT)
     files.read(path, LAYOUT, digest)
-    with pytest.raises(StateError, match="expected digest"):
-        files.read(path, LAYOUT, bytes(32))
+    for look in (files.check, files.read):
+        with pytest.raises(StateError, match="expected digest"):
+            look(path, LAYOUT, bytes(32))
 
 
 @pytest.mark.parametrize("length", [0, 5, 100, -1])
@@ -101,8 +108,9 @@ def test_a_file_that_was_cut_is_refused(path, vector, length):
 
 def test_the_file_of_another_model_or_none_is_refused(path, vector):
     files = VectorFiles()
-    with pytest.raises(StateError, match="cannot be read"):
-        files.read(path, LAYOUT, bytes(32))
+    for look in (files.check, files.read):
+        with pytest.raises(StateError, match="cannot be read"):
+            look(path, LAYOUT, bytes(32))
     digest = files.write(path, vector, LAYOUT)
     other = Layout((TensorSpec("z.weight", (18,), "float32", False, 16),))
     with pytest.raises(StateError, match="expected the tensors of this job's model"):

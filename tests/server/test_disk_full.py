@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fedhe.errors import ResourceError
+from fedhe.server.durable import TEMPORARY
 from fedhe.trust import audit_log
 from fedhe.wire import admin
 from fedhe.wire.chunking import bitmap_indices
@@ -28,7 +29,7 @@ def free_disk(server):
 
 
 def partial_files(server):
-    return [name for _, _, names in os.walk(server.folder / "blobs") for name in names if name.startswith(".")]
+    return [name for _, _, names in os.walk(server.folder / "blobs") for name in names if name.startswith(TEMPORARY)]
 
 
 @pytest.fixture(scope="module")
