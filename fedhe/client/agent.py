@@ -5,6 +5,7 @@ killed at any moment and started again.
 """
 
 import asyncio
+import gc
 import random
 import time
 from collections.abc import Callable
@@ -235,6 +236,7 @@ async def serve(
             log.write("warning", f"policy: {line}")
         site.audit("agent-started", version=__version__, roster=installation.roster.version)
         log.write("info", f"connecting to {installation.address}")
+        gc.freeze()  # what is there now stays: looking through it for garbage again and again takes time
         try:
             await Agent(site).run()
         finally:
