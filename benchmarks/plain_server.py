@@ -15,11 +15,11 @@ import numpy as np
 from fedhe.server import aggregator, summing, transfers
 
 
-def sum_floats(order: summing.SumOrder, read: Callable[[summing.Addend], bytes]) -> bytes:
+def sum_floats(task: summing.SumTask, _index: int, read: Callable[[str], bytes], _expand: object) -> bytes:
     """The sum of one chunk of all sites, float32."""
     total: np.ndarray | None = None
-    for addend in order.addends:
-        values = np.frombuffer(read(addend), dtype="<f4")
+    for site in task.sites:
+        values = np.frombuffer(read(site), dtype="<f4")
         if total is None:
             total = values.copy()
         else:
@@ -35,7 +35,6 @@ def _check_floats(data: bytes, **_: Any) -> None:
 def main() -> None:
     """Runs the server."""
     transfers.read_chunk = _check_floats
-    aggregator.has_seal_seeds = lambda _head: False
     aggregator.sum_chunk = sum_floats
     from fedhe.cli.server import main as serve  # noqa: PLC0415 - what is replaced must be so before
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fedhe import __version__
+from fedhe.allocator import share_heaps
 from fedhe.client.durable import make_folder
 from fedhe.client.job_folder import JobFolder, JobRecord
 from fedhe.client.job_task import JobTask, gone
@@ -192,7 +193,7 @@ class Agent:
         for task in self._running.values():
             task.cancel()
         await asyncio.gather(*self._running.values(), return_exceptions=True)
-        self.site.crypto.shutdown(wait=True, cancel_futures=True)
+        self.site.close()
 
 
 async def serve(
@@ -215,6 +216,7 @@ async def serve(
         ConfigError: the policy file is not well-formed.
         ResourceError: disk full or read-only.
     """
+    share_heaps()
     folder = make_folder(installation.folder)
     make_folder(folder / "jobs")
     status = Status(folder / STATUS_FILE, installation.name, installation.project, installation.address, clock)

@@ -1,10 +1,13 @@
 """What all jobs of an agent share: who this site is, its keys, its connection, its log and its policy file."""
 
 import asyncio
+import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +30,7 @@ from fedhe.trust.installation import Installation, store_roster
 from fedhe.trust.roster import Roster
 from fedhe.trust.sealed import GroupKey
 
-_ENGINES: dict[EngineName, type[SealEngine] | type[FastEngine]] = {"seal": SealEngine, "fast": FastEngine}
+MAX_CRYPTO_THREADS = 4  # as many chunks as are under way at a time (transfer.py)
 EngineMaker = Callable[[CkksParams, SecretKey], Engine]
 ResultT = TypeVar("ResultT")
 
@@ -38,7 +41,7 @@ class Site:
 
     Attributes:
         roster: the newest signed list of participants that this site has seen; it only ever gets newer.
-        crypto: one thread, because SEAL's binding holds the interpreter's lock and an engine serves one caller.
+        crypto: the threads that encrypt and decrypt, `crypto_threads` of them.
         training: lets one training process run at a time, so that two jobs do not share a GPU's memory.
 
     Raises:
@@ -54,14 +57,17 @@ class Site:
     status: Status
     process: TrainingProcess
     clock: Callable[[], float] = time.time
-    crypto: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "crypto"))
+    crypto: ThreadPoolExecutor = field(init=False)
     training: asyncio.Lock = field(default_factory=asyncio.Lock)
     _make_engine: EngineMaker = field(init=False)
     _engines: dict[bytes, Engine] = field(default_factory=dict)
+    _making: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         policy = self.policy()
-        self._make_engine = engine_maker(self.installation.engine, policy)
+        threads = crypto_threads(policy)
+        self.crypto = ThreadPoolExecutor(threads, "crypto")
+        self._make_engine = engine_maker(self.installation.engine, policy, threads)
         if policy.encryption_gpu is not None:
             self.engine(self.installation.params)  # what a GPU lacks is told before a job comes
 
@@ -114,13 +120,19 @@ class Site:
         return self.installation.params.with_precision(precision.field_bits, precision.statistics_bits)
 
     def engine(self, params: CkksParams) -> Engine:
-        """The engine for these parameters, made once; to be called in the crypto thread."""
-        if params.params_id not in self._engines:
-            self._engines[params.params_id] = self._make_engine(params, self.secret_key)
-        return self._engines[params.params_id]
+        """The engine for these parameters, made once; to be called in a crypto thread."""
+        with self._making:
+            if params.params_id not in self._engines:
+                self._engines[params.params_id] = self._make_engine(params, self.secret_key)
+            return self._engines[params.params_id]
+
+    def close(self) -> None:
+        """Ends threads and processes that encrypt."""
+        self.crypto.shutdown(wait=True, cancel_futures=True)
+        self._engines.clear()
 
     async def in_crypto_thread(self, work: Callable[[], ResultT]) -> ResultT:
-        """Runs `work` beside the event loop, one after the other."""
+        """Runs `work` beside the event loop, as many at a time as there are crypto threads."""
         return await asyncio.get_running_loop().run_in_executor(self.crypto, work)
 
     def take_roster(self, signed: bytes) -> None:
@@ -146,14 +158,21 @@ class Site:
         self.roster.check(self.installation.identity, self.clock())
 
 
-def engine_maker(name: EngineName, policy: SitePolicy) -> EngineMaker:
+def crypto_threads(policy: SitePolicy) -> int:
+    """How many threads encrypt: one for each core that this process may use, but one for a GPU."""
+    return 1 if policy.encryption_gpu is not None else min(MAX_CRYPTO_THREADS, len(os.sched_getaffinity(0)))
+
+
+def engine_maker(name: EngineName, policy: SitePolicy, threads: int) -> EngineMaker:
     """What makes the engines of a site: the project's engine, or on a GPU the one that writes the same ciphertexts.
+
+    SEAL's binding keeps Python's lock, so for several threads it runs in as many processes.
 
     Raises:
         ConfigError: the policy wants a GPU, and the project another engine than `fast`, or torch sees no such GPU.
     """
     if policy.encryption_gpu is None:
-        return _ENGINES[name]
+        return FastEngine if name == "fast" else partial(SealEngine, processes=threads)
     if name != "fast":
         raise ConfigError(
             f"encrypt_on: gpu: expected a project with engine: fast, got engine: {name}",

@@ -35,13 +35,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhe.errors import RemoteProtocolError
-from fedhe.he.params import CkksParams
+from fedhe.he.params import SEAL_SEED_BYTES, CkksParams
 from fedhe.he.residues import pack_residues, packed_bytes, unpack_residues
 from fedhe.he.streams import AES_SEED_BYTES
 
 MAGIC = b"FHCT"
 VERSION = 1
-SEAL_SEED_BYTES = 64
 MAX_CIPHERTEXTS = CkksParams.CIPHERTEXTS_PER_CHUNK
 _HEADER = struct.Struct("<4sBBBBIIHH16s16s32s")
 HEADER_BYTES = _HEADER.size

@@ -14,6 +14,7 @@ from fedhe.errors import CapacityError, ConfigError
 
 ERROR_BOUND = 21
 """SEAL samples errors from a centred binomial distribution of 2 x 21 bits, so |e| <= 21 always (sigma 3.24)."""
+SEAL_SEED_BYTES = 64
 MIN_SECURITY_BITS = 128
 MIN_SCALE_BITS = 7  # below, the errors of 2 sites do not round away
 MAX_SCALE_BITS = 40  # above, no two fields fit beside it
@@ -51,6 +52,11 @@ class CkksParamsLiteral:
     scale_bits: int = 12
     field_bits: int = 16
     statistics_bits: int = 24
+
+
+def read_literal(value: dict[str, Any]) -> CkksParamsLiteral:
+    """What `dataclasses.asdict` made of a literal, by way of JSON."""
+    return CkksParamsLiteral(**{**value, "coeff_modulus_bits": tuple(value["coeff_modulus_bits"])})
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from fedhe.errors import ConfigError
-from fedhe.he.ciphertext import SEAL_SEED_BYTES
-from fedhe.he.params import CkksParams
+from fedhe.he.params import SEAL_SEED_BYTES, CkksParams
 
 _STREAM = struct.Struct("<2sBBBBHQ")  # magic, header size, major, minor, compression, reserved, total size
 _STREAM_MAGIC = b"\x5e\xa1"

@@ -4,8 +4,7 @@ Sums are exact: limbs are added modulo the primes, so any order of the sites giv
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,41 +20,61 @@ from fedhe.he.ciphertext import (
     read_chunk,
     write_chunk,
 )
-from fedhe.he.params import CkksParams
+from fedhe.he.params import SEAL_SEED_BYTES, CkksParams
 from fedhe.he.residues import add_residues
 from fedhe.he.streams import AES_SEED_BYTES, expand_seeds
 
-if TYPE_CHECKING:
-    from fedhe.he.seal_expander import SealExpander
+
+@dataclass(frozen=True)
+class HalfSum:
+    """The sum of one chunk of several sites, but for the c1 that SEAL's seeds stand for.
+
+    Attributes:
+        first: the header of the first chunk; all say the same of themselves, but for their kind of seeds.
+        c0: (count, primes, degree) uint32, the sum.
+        aes_seeds: (n, 32) uint8, in the order of their bytes.
+        seal_seeds: (m, count, 64) uint8, those of m sites.
+        sites: n + m.
+    """
+
+    first: ChunkHeader
+    c0: NDArray[np.uint32]
+    aes_seeds: NDArray[np.uint8]
+    seal_seeds: NDArray[np.uint8]
+    sites: int
 
 
 def add_chunks(
     chunks: Iterable[bytes], params: CkksParams, expect: Expectation, *, max_forwarded: int = MAX_FORWARDED_SEEDS
 ) -> bytes:
-    """Adds the chunks of one index, one from each site. Holds one chunk and the sum in memory.
+    """Adds the chunks of one index, one from each site, SEAL's seeds expanded in this process.
 
-    The c1 of AES seeds is a public function of them: up to `max_forwarded` seeds are handed on in its place, which
-    halves the bytes on the way down. Otherwise, and for SEAL's seeds, c1 is expanded here and added up.
+    See `add_halves` and `write_sum`, which do it without SEAL.
+    """
+    half = add_halves(chunks, params, expect)
+    if not len(half.seal_seeds):
+        return write_sum(half, params, None, max_forwarded=max_forwarded)
+    from fedhe.he.seal_expander import expander_for  # noqa: PLC0415 - the server's process does without SEAL
+
+    return write_sum(half, params, expander_for(params).add(half.seal_seeds))
+
+
+def add_halves(chunks: Iterable[bytes], params: CkksParams, expect: Expectation) -> HalfSum:
+    """Adds the c0 of the chunks of one index, one from each site. Holds one chunk and the sum in memory.
 
     Args:
         chunks: chunks of kind UPLOAD in any order; at most `params.max_sites`.
         params: the job's parameters.
         expect: what each chunk must say of itself; of kind UPLOAD.
-        max_forwarded: for how many sites, at most, seeds are handed on.
-
-    Returns:
-        A chunk of kind SUM, whose header tells the number of sites. The same bytes for any order.
 
     Raises:
         RemoteProtocolError: no chunk at all, or one that is not as expected, has another number of ciphertexts than
             the first, or the same seed as another site's, as a copied contribution would have.
         CapacityError: more sites than the parameters can sum.
-        ConfigError: this build of SEAL differs from what the federation uses.
     """
     first: ChunkHeader | None = None
     total = np.empty(0, dtype=np.uint32)
-    seal_sums: list[Any] = []
-    aes_seeds: list[bytes] = []
+    seeds: dict[C1Form, list[NDArray[np.uint8]]] = {C1Form.AES_SEEDS: [], C1Form.SEAL_SEEDS: []}
     seen: set[bytes] = set()
     sites = 0
     for data in chunks:
@@ -72,38 +91,54 @@ def add_chunks(
             )
         else:
             add_residues(total, chunk.polynomials[:, 0], params.primes)
-        if chunk.header.c1 is C1Form.AES_SEEDS:
-            aes_seeds.append(chunk.seeds[0].tobytes())
-        else:
-            seal_sums = _seal_expander(params).add(seal_sums, chunk.seeds)
+        seeds[chunk.header.c1].append(chunk.seeds.copy())  # not a view, which would keep the whole chunk
     if first is None:
         raise RemoteProtocolError("expected the chunk of at least one site, got none")
-    seeds = np.frombuffer(b"".join(sorted(aes_seeds)), dtype=np.uint8).reshape(len(aes_seeds), AES_SEED_BYTES)
-    if not seal_sums and sites <= max_forwarded:
-        header = replace(first, kind=ChunkKind.SUM, c1=C1Form.AES_SEEDS, sites=sites)
-        return write_chunk(header, seeds, total[:, np.newaxis])
-    c1 = _second_halves(seal_sums, seeds, first.count, params)
-    header = replace(first, kind=ChunkKind.SUM, c1=C1Form.WHOLE, sites=sites)
-    return write_chunk(header, np.zeros((0, 0), dtype=np.uint8), np.stack([total, c1], axis=1))
+    aes = b"".join(sorted(one.tobytes() for one in seeds[C1Form.AES_SEEDS]))
+    seal = b"".join(one.tobytes() for one in seeds[C1Form.SEAL_SEEDS])
+    return HalfSum(
+        first,
+        total,
+        np.frombuffer(aes, dtype=np.uint8).reshape(-1, AES_SEED_BYTES),
+        np.frombuffer(seal, dtype=np.uint8).reshape(-1, first.count, SEAL_SEED_BYTES),
+        sites,
+    )
 
 
-def _second_halves(
-    seal_sums: list[Any], seeds: NDArray[np.uint8], count: int, params: CkksParams
-) -> NDArray[np.uint32]:
-    """(count, primes, degree) uint32: the sum of the c1 of both kinds of seeds."""
-    if not seal_sums:
-        return expand_seeds(seeds, count, params)
-    c1 = _seal_expander(params).read(seal_sums)
-    if len(seeds):
-        add_residues(c1, expand_seeds(seeds, count, params), params.primes)
-    return c1
+def write_sum(
+    half: HalfSum,
+    params: CkksParams,
+    seal_c1: NDArray[np.uint32] | None,
+    *,
+    max_forwarded: int = MAX_FORWARDED_SEEDS,
+) -> bytes:
+    """The chunk of the sum.
 
+    The c1 of AES seeds is a public function of them: up to `max_forwarded` seeds are handed on in its place, which
+    halves the bytes on the way down. Otherwise, and beside SEAL's seeds, they are expanded here and added up.
 
-def _seal_expander(params: CkksParams) -> "SealExpander":
-    # Only who meets SEAL's seeds loads SEAL; the server's process that faces the network does not.
-    from fedhe.he.seal_expander import expander_for  # noqa: PLC0415
+    Args:
+        half: what `add_halves` gave.
+        params: the job's parameters.
+        seal_c1: (count, primes, degree) uint32, the sum of what SEAL's seeds stand for; None if there are none.
+        max_forwarded: for how many sites, at most, seeds are handed on.
 
-    return expander_for(params)
+    Returns:
+        A chunk of kind SUM, whose header tells the number of sites. The same bytes for any order of the chunks.
+
+    Raises:
+        RemoteProtocolError: a seed that does not expand.
+    """
+    header = replace(half.first, kind=ChunkKind.SUM, c1=C1Form.WHOLE, sites=half.sites)
+    if seal_c1 is None:
+        if half.sites <= max_forwarded:
+            return write_chunk(replace(header, c1=C1Form.AES_SEEDS), half.aes_seeds, half.c0[:, np.newaxis])
+        c1 = expand_seeds(half.aes_seeds, header.count, params)
+    else:
+        c1 = seal_c1
+        if len(half.aes_seeds):
+            add_residues(c1, expand_seeds(half.aes_seeds, header.count, params), params.primes)
+    return write_chunk(header, np.zeros((0, 0), dtype=np.uint8), np.stack([half.c0, c1], axis=1))
 
 
 def _refuse_repeated_seeds(chunk: CiphertextChunk, seen: set[bytes]) -> None:

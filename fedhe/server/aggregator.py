@@ -8,44 +8,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from fedhe.errors import NotFoundError, ResourceError
-from fedhe.he.ciphertext import HEADER_BYTES, has_seal_seeds
-from fedhe.he.params import CkksParamsLiteral
+from fedhe.errors import ConfigError, NotFoundError, ResourceError
+from fedhe.he.seal_sums import SealSums
 from fedhe.server import places
 from fedhe.server.blobs import BlobInfo, BlobStore
-from fedhe.server.summing import Addend, BadAddendError, SumOrder, sum_chunk
-from fedhe.server.worker_pool import WorkerPool
+from fedhe.server.summing import BadAddendError, SumTask, sum_chunk
 
 RETRY_SECONDS = 2.0
 """Pause after a full disk or a killed worker, before the chunk is tried again."""
-
-
-class _SealSeedsError(Exception):
-    """A chunk has SEAL's seeds, whose expansion keeps Python's lock: it is not added in the process that serves."""
-
-
-@dataclass(frozen=True)
-class SumTask:
-    """The sum of one attempt of one round.
-
-    Args:
-        sites: the roster, sorted by name.
-        chunks: number of chunks of each upload, and of the sum.
-        params: HE parameters, field widths included.
-        key_id: 16 bytes, the key that the ciphertexts must carry.
-        context: 32 bytes, the round's roster.
-        max_forwarded: for how many sites, at most, the sum carries their seeds.
-    """
-
-    job_id: str
-    round: int
-    attempt: int
-    sites: tuple[str, ...]
-    chunks: int
-    params: CkksParamsLiteral
-    key_id: bytes
-    context: bytes
-    max_forwarded: int
 
 
 @dataclass(frozen=True)
@@ -73,13 +43,21 @@ class _Running:
 
 
 class Aggregator:
-    """Runs one sum per job, all of them in one pool of worker processes; lives in one event loop."""
+    """Runs one sum per job; lives in one event loop.
 
-    def __init__(self, blobs: BlobStore, listener: Listener, *, workers: int) -> None:
+    Args:
+        blobs: where uploads are and sums go.
+        listener: told how they go.
+        seal_sums: expands SEAL's seeds.
+        workers: how many chunks are added at a time, in all jobs.
+    """
+
+    def __init__(self, blobs: BlobStore, listener: Listener, seal_sums: SealSums, *, workers: int) -> None:
         self._blobs = blobs
         self._listener = listener
         self._workers = workers
-        self._pool = WorkerPool(workers)
+        self._seal_sums = seal_sums
+        self._slots = asyncio.Semaphore(workers)
         self._running: dict[str, _Running] = {}
 
     def start(self, task: SumTask) -> None:
@@ -121,7 +99,7 @@ class Aggregator:
         for job_id in list(self._running):
             self.cancel(job_id)
         await asyncio.gather(*workers, return_exceptions=True)
-        await self._pool.close()
+        await asyncio.to_thread(self._seal_sums.close)
 
     async def _run(self, task: SumTask) -> None:
         try:
@@ -166,38 +144,18 @@ class Aggregator:
     async def _add(self, task: SumTask, index: int) -> None:
         while True:
             try:
-                try:
+                async with self._slots:
                     await asyncio.to_thread(self._add_here, task, index)
-                except _SealSeedsError:
-                    data = await self._pool.sum_chunk(self._order(task, index))
-                    await asyncio.to_thread(self._put, task, index, data)
-            except (ResourceError, NotFoundError) as error:
+            except (ConfigError, ResourceError, NotFoundError) as error:
                 self._listener.pausing(task, f"chunk {index} of the sum: {error.message}")
             else:
                 return
             await asyncio.sleep(RETRY_SECONDS)
 
     def _add_here(self, task: SumTask, index: int) -> None:
-        """Adds a chunk in this process, from what was received lately as long as it is in memory.
-
-        Raises:
-            _SealSeedsError: a worker process is to add it.
-        """
-
-        def read(addend: Addend) -> bytes:
-            data, _ = self._blobs.get(places.update(task.job_id, task.round, task.attempt, addend.site), index)
-            if has_seal_seeds(data[:HEADER_BYTES]):
-                raise _SealSeedsError
+        def read(site: str) -> bytes:
+            data, _ = self._blobs.get(places.update(task.job_id, task.round, task.attempt, site), index)
             return data
 
-        self._put(task, index, sum_chunk(self._order(task, index), read))
-
-    def _put(self, task: SumTask, index: int, data: bytes) -> None:
+        data = sum_chunk(task, index, read, self._seal_sums.add)
         self._blobs.put(places.sum_(task.job_id, task.round, task.attempt), index, data)
-
-    def _order(self, task: SumTask, index: int) -> SumOrder:
-        addends = []
-        for site in task.sites:
-            path, chunk = self._blobs.locate(places.update(task.job_id, task.round, task.attempt, site), index)
-            addends.append(Addend(site, path, chunk.digest))
-        return SumOrder(task.params, task.key_id, task.context, index, tuple(addends), task.max_forwarded)

@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 from sqlalchemy.engine import Connection
 
 from fedhe.errors import FedheError, NotFoundError, ResourceError, StateError, TrustError
+from fedhe.he.seal_sums import SealSums
 from fedhe.rounds import events
 from fedhe.rounds.effects import Announce, DropSums, DropUploads, Effects
 from fedhe.rounds.machine import step
 from fedhe.rounds.state import JobState, Phase
 from fedhe.server import history, places, records
-from fedhe.server.aggregator import Aggregator, Listener, SumTask
+from fedhe.server.aggregator import Aggregator, Listener
 from fedhe.server.blobs import BlobInfo
 from fedhe.server.changes import Changes
 from fedhe.server.fetched import Fetched, store_fetched
@@ -27,7 +28,7 @@ from fedhe.server.jobs import Job, key_of, write_state
 from fedhe.server.parts import Parts
 from fedhe.server.places import SUM
 from fedhe.server.records import ObjectRow
-from fedhe.server.summing import BadAddendError
+from fedhe.server.summing import BadAddendError, SumTask
 from fedhe.server.upkeep import drop_unneeded
 
 Also = Callable[[Connection], None]
@@ -42,7 +43,7 @@ class Runner:
     Args:
         parts: what it works with.
         jobs: as they were stored.
-        workers: processes that add ciphertexts.
+        workers: how many chunks are added at a time, and processes that expand SEAL's seeds.
     """
 
     def __init__(self, parts: Parts, jobs: Iterable[Job], *, workers: int) -> None:
@@ -59,7 +60,7 @@ class Runner:
         self.progress = Changes()
         """Those, and what sites say they are doing."""
         listener = Listener(self._sum_finished, self._bad_addend, self._sum_pauses)
-        self.aggregator = Aggregator(parts.blobs, listener, workers=workers)
+        self.aggregator = Aggregator(parts.blobs, listener, SealSums(parts.params, workers), workers=workers)
 
     @property
     def jobs(self) -> Mapping[str, Job]:
@@ -283,7 +284,7 @@ class Runner:
                 attempt=roster.attempt,
                 sites=roster.sites,
                 chunks=roster.chunks,
-                params=job.params.literal,
+                params=job.params,
                 key_id=roster.entries[0].key_id,
                 context=roster.context,
                 max_forwarded=self._parts.max_forwarded,

@@ -20,6 +20,7 @@ import grpc
 from grpc import aio
 
 from fedhe import __version__
+from fedhe.allocator import share_heaps
 from fedhe.config.federation import FederationConfig
 from fedhe.errors import ConfigError, FedheError, ResourceError
 from fedhe.he.ciphertext import MAX_FORWARDED_SEEDS
@@ -119,6 +120,7 @@ def serve(
         ResourceError: the port is in use, or the disk fails.
         ConfigError: `listen` is not an address.
     """
+    share_heaps()
     installation = load_installation(folder, role_prefix="server", now=time.time())
     assert_no_key_material(folder)
     address = _default_address(installation) if listen is None else parse_address(listen)

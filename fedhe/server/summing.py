@@ -1,55 +1,38 @@
-"""Reads one chunk of every site from disk, checks it, adds it up, hands the sum back; here, or as a worker process.
+"""The sum of one chunk of all sites on a roster; needs no key, and leaves SEAL's seeds to other processes."""
 
-Where a chunk has SEAL's seeds it is a process, because SEAL's binding keeps Python's lock. It holds no key. It keeps
-one site's chunk and the running sum in memory, however many sites there are, and ends when its standard input does, so
-it cannot outlive the server.
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
-Protocol: on standard input one JSON line for each order; on standard output for each a JSON line, followed, if that
-has `bytes`, by as many bytes.
-"""
+from numpy import uint8, uint32
+from numpy.typing import NDArray
 
-import contextlib
-import hashlib
-import json
-import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
-
-from fedhe.errors import FedheError, RemoteProtocolError, ResourceError
+from fedhe.errors import RemoteProtocolError, ResourceError
 from fedhe.he.ciphertext import ChunkKind, Expectation
-from fedhe.he.params import CkksParams, CkksParamsLiteral
-from fedhe.he.sums import add_chunks
+from fedhe.he.params import CkksParams
+from fedhe.he.sums import add_halves, write_sum
 
 
 @dataclass(frozen=True)
-class Addend:
-    """One site's chunk: its file and the SHA-256 it was received with."""
-
-    site: str
-    path: Path
-    digest: bytes
-
-
-@dataclass(frozen=True)
-class SumOrder:
-    """One chunk of a round's sum.
+class SumTask:
+    """The sum of one attempt of one round.
 
     Args:
+        sites: the roster, sorted by name.
+        chunks: number of chunks of each upload, and of the sum.
         params: HE parameters, field widths included.
         key_id: 16 bytes, the key that the ciphertexts must carry.
         context: 32 bytes, the round's roster.
-        index: the chunk.
-        addends: the chunks to add, one of each site.
         max_forwarded: for how many sites, at most, the sum carries their seeds.
     """
 
-    params: CkksParamsLiteral
+    job_id: str
+    round: int
+    attempt: int
+    sites: tuple[str, ...]
+    chunks: int
+    params: CkksParams
     key_id: bytes
     context: bytes
-    index: int
-    addends: tuple[Addend, ...]
     max_forwarded: int
 
 
@@ -61,87 +44,39 @@ class BadAddendError(RemoteProtocolError):
         self.site = site
 
 
-def read_addend(addend: Addend) -> bytes:
-    """A site's chunk from its file.
-
-    Raises:
-        ResourceError: it cannot be read, or no longer holds what was received.
-    """
-    try:
-        data = addend.path.read_bytes()
-    except OSError as error:
-        raise ResourceError(f"{addend.path}: {error.strerror}") from error
-    if hashlib.sha256(data).digest() != addend.digest:
-        raise ResourceError(f"{addend.path}: no longer holds what {addend.site} sent", "check the server's disk")
-    return data
-
-
-def sum_chunk(order: SumOrder, read: Callable[[Addend], bytes] = read_addend) -> bytes:
-    """Adds one chunk of all sites up.
+def sum_chunk(
+    task: SumTask, index: int, read: Callable[[str], bytes], expand: Callable[[NDArray[uint8]], NDArray[uint32]]
+) -> bytes:
+    """Adds one chunk of all sites up. Holds one site's chunk and the running sum, however many sites there are.
 
     Args:
-        order: what is to be added.
+        task: the sum.
+        index: the chunk.
         read: gives a site's chunk.
+        expand: gives the sum of what SEAL's seeds stand for, see `SealSums.add`.
 
     Returns:
         The chunk of the sum, as he/ciphertext.py writes it.
 
     Raises:
         BadAddendError: a site's chunk cannot be added; names the site.
-        ResourceError: a file cannot be read, or no longer holds what was received.
+        ResourceError: a file cannot be read, or a process was killed; trying again may help.
     """
-    params = CkksParams.from_literal(order.params)
-    expect = Expectation(ChunkKind.UPLOAD, order.key_id, params.params_id, order.context, order.index)
+    expect = Expectation(ChunkKind.UPLOAD, task.key_id, task.params.params_id, task.context, index)
+    adding = ""
+
+    def chunks() -> Iterator[bytes]:
+        nonlocal adding
+        for site in task.sites:
+            adding = site
+            yield read(site)
+
     try:
-        return add_chunks(map(read, order.addends), params, expect, max_forwarded=order.max_forwarded)
+        half = add_halves(chunks(), task.params, expect)
     except RemoteProtocolError as error:
-        # Rare: find out who it was by adding one site more at a time.
-        for last in range(1, len(order.addends) + 1):
-            try:
-                add_chunks(map(read, order.addends[:last]), params, expect)
-            except RemoteProtocolError as found:
-                raise BadAddendError(order.addends[last - 1].site, found.message) from found
-        raise ResourceError(f"chunk {order.index} failed to add once and then did not: {error.message}") from error
-
-
-def write_order(order: SumOrder) -> bytes:
-    """An order as one line."""
-    value = asdict(order)
-    value["key_id"], value["context"] = order.key_id.hex(), order.context.hex()
-    value["addends"] = [[one.site, str(one.path), one.digest.hex()] for one in order.addends]
-    return json.dumps(value).encode() + b"\n"
-
-
-def read_order(line: bytes) -> SumOrder:
-    """Reads what `write_order` wrote."""
-    value = json.loads(line)
-    params: dict[str, Any] = value["params"]
-    params["coeff_modulus_bits"] = tuple(params["coeff_modulus_bits"])
-    return SumOrder(
-        params=CkksParamsLiteral(**params),
-        key_id=bytes.fromhex(value["key_id"]),
-        context=bytes.fromhex(value["context"]),
-        index=value["index"],
-        addends=tuple(Addend(site, Path(path), bytes.fromhex(digest)) for site, path, digest in value["addends"]),
-        max_forwarded=value["max_forwarded"],
-    )
-
-
-def work(orders: BinaryIO, answers: BinaryIO) -> None:
-    """Answers orders until there are no more."""
-    while line := orders.readline():
-        try:
-            data = sum_chunk(read_order(line))
-        except BadAddendError as error:
-            head, data = {"bad": error.site, "message": error.message}, b""
-        except FedheError as error:
-            head, data = {"error": error.message}, b""
-        else:
-            head = {"bytes": str(len(data))}
-        answers.write(json.dumps(head).encode() + b"\n" + data)
-        answers.flush()
-
-
-if __name__ == "__main__":
-    with contextlib.suppress(BrokenPipeError):  # the server was killed
-        work(sys.stdin.buffer, sys.stdout.buffer)
+        raise BadAddendError(adding, error.message) from error
+    try:
+        seal_c1 = expand(half.seal_seeds) if len(half.seal_seeds) else None
+    except ValueError as error:  # SEAL refuses no seed that it could have made
+        raise ResourceError(f"SEAL cannot expand the seeds of chunk {index}: {error}") from error
+    return write_sum(half, task.params, seal_c1, max_forwarded=task.max_forwarded)

@@ -23,7 +23,8 @@ ON_GPU = SitePolicy(encrypt_on="gpu", gpus=[1, 0])
 
 @pytest.mark.parametrize(("name", "engine"), [("seal", SealEngine), ("fast", FastEngine)])
 def test_on_the_cpu_it_is_the_projects_engine(name, engine):
-    assert engine_maker(name, SitePolicy()) is engine
+    made = engine_maker(name, SitePolicy(), 1)(DEFAULT_PARAMS, SecretKey.generate(DEFAULT_PARAMS))
+    assert isinstance(made, engine)
 
 
 def test_on_a_gpu_it_is_the_first_that_may_be_used(monkeypatch):
@@ -34,20 +35,20 @@ def test_on_a_gpu_it_is_the_first_that_may_be_used(monkeypatch):
         return torch.device("cpu")
 
     monkeypatch.setattr(gpu_engine, "find_gpu", find)
-    engine = engine_maker("fast", ON_GPU)(DEFAULT_PARAMS, SecretKey.generate(DEFAULT_PARAMS))
+    engine = engine_maker("fast", ON_GPU, 1)(DEFAULT_PARAMS, SecretKey.generate(DEFAULT_PARAMS))
     assert isinstance(engine, GpuEngine)
     assert asked == [1]
 
 
 def test_another_engine_of_the_project_is_not_replaced():
     with pytest.raises(ConfigError, match="encrypt_on: gpu: expected a project with engine: fast, got engine: seal"):
-        engine_maker("seal", ON_GPU)
+        engine_maker("seal", ON_GPU, 1)
 
 
 def test_a_gpu_that_torch_does_not_see_is_an_error_and_not_the_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="encrypt_on: gpu: expected torch to see GPU 1, it sees none") as caught:
-        engine_maker("fast", ON_GPU)
+        engine_maker("fast", ON_GPU, 1)
     assert "encrypt_on: cpu" in caught.value.hint
 
 
@@ -55,7 +56,7 @@ def test_a_computer_without_torch_is_told_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "fedhe.he.gpu_engine")
     with pytest.raises(ConfigError, match="encrypt_on: gpu: expected torch to be installed"):
-        engine_maker("fast", ON_GPU)
+        engine_maker("fast", ON_GPU, 1)
 
 
 @pytest.mark.parametrize(("engine", "told"), [("seal", "with engine: fast"), ("fast", "torch to see GPU 0")])

@@ -32,13 +32,18 @@ def seal_engine(params, key):
 
 
 @pytest.fixture(scope="session")
+def processes_engine(params, key):
+    return SealEngine(params, key, processes=2)
+
+
+@pytest.fixture(scope="session")
 def fast_engine(params, key):
     return FastEngine(params, key)
 
 
-@pytest.fixture(params=["seal", "fast"])
+@pytest.fixture(params=["seal", "processes", "fast"])
 def engine(request):
-    """Each engine in turn: whatever is asked of one is asked of both."""
+    """Each engine in turn, SEAL also in processes of its own: whatever is asked of one is asked of all."""
     return request.getfixturevalue(f"{request.param}_engine")
 
 

@@ -84,7 +84,7 @@ def test_a_killed_worker_process_costs_nothing(world):
     while not any(sums.glob("00000000-*")):
         time.sleep(0.02)
     for child in psutil.Process(world.server.process.pid).children(recursive=True):
-        assert "fedhe.server.summing" in child.cmdline()
+        assert "fedhe.he.seal_expander" in child.cmdline()
         child.kill()
     is_exact(world, job)
 
