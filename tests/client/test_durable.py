@@ -1,6 +1,7 @@
 """Files that survive a power cut, and the spool of chunks."""
 
 import errno
+import hashlib
 
 import pytest
 
@@ -54,8 +55,13 @@ def test_an_error_of_the_disk_is_one_line(tmp_path):
 def test_the_spool_gives_back_what_it_was_given(tmp_path):
     spool = Spool(tmp_path / "spool")
     assert spool.get(3) is None
+    assert spool.held() == set()
     spool.put(3, b"data")
+    spool.put(12, b"more", hashlib.sha256(b"more").digest())
+    (spool.folder / ".000004.chunk.abc.tmp").write_bytes(b"half")
+    assert spool.held() == {3, 12}
     assert spool.get(3) == b"data"
+    assert spool.get(12) == b"more"
     spool.clear()
     assert spool.get(3) is None
 
