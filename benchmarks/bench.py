@@ -135,6 +135,14 @@ def measure_steps(settings: Settings, environment: Path) -> dict[str, Any]:
     return steps
 
 
+def measure_seal_parts() -> dict[str, Any]:
+    """What SEAL's binding costs, from a process of its own that keeps to one core."""
+    command = [sys.executable, str(HERE / "seal_parts.py"), "--json"]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=600)
+    parts: dict[str, Any] = json.loads(done.stdout)
+    return parts
+
+
 def bench(settings: Settings, report_file: Path, environment: Path) -> dict[str, Any]:
     """Measures everything; the report is written anew after each step, so that one that is cut short has its part."""
     report = empty_report(time.time())
@@ -143,6 +151,7 @@ def bench(settings: Settings, report_file: Path, environment: Path) -> dict[str,
         steps = measure_steps(settings, environment)
         report["nvflare"] |= steps.pop("nvflare")
         report["micro"] = steps
+        report["seal_parts"] = measure_seal_parts()
         _write(report_file, report)
     for run in plan(settings):
         _say(f"{run.contender}: {run.parameters:,} parameters, {run.sites} sites")

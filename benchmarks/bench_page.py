@@ -7,6 +7,7 @@ from bench_charts import CHARTS, NAMES
 from bench_report import MEGABYTE, TARGETS, find
 from round_federation import PLAIN
 
+_BINDS_AT = 25_000_000
 _METHOD = """\
 ## How it is measured
 
@@ -40,7 +41,8 @@ def page(report: dict[str, Any]) -> str:
         f"`make bench` on {day}: {machine['cpu']}, {machine['cores']} cores, {memory:.0f} GiB, {machine['system']}, "
         f"Python {machine['python']}; load before it began {machine['load_before']:.1f}.\n"
     )
-    parts = [head, _targets(report), _rounds(report), _sites(report), _steps(report), _failures(report), _METHOD]
+    parts = [head, _targets(report), _binds(report)]
+    parts += [_rounds(report), _sites(report), _steps(report), _failures(report), _METHOD]
     return "\n".join(part for part in parts if part)
 
 
@@ -59,6 +61,35 @@ def _targets(report: dict[str, Any]) -> str:
         rows.append([target.what, *cells])
     header = ["", *(cell for engine in engines for cell in (f"{engine}: target", f"{engine}: measured"))]
     return "## Targets\n\n" + _table(header, rows)
+
+
+def _binds(report: dict[str, Any]) -> str:
+    """Why the missed targets are missed, as far as the numbers tell."""
+    lines = []
+    if parts := report.get("seal_parts"):
+        encrypt, decrypt = parts["encrypt"], parts["decrypt"]
+        lines.append(
+            f"- **SEAL's steps**: {encrypt['binding_ns'] / encrypt['total_ns']:.0%} of encrypting and "
+            f"{decrypt['binding_ns'] / decrypt['total_ns']:.0%} of decrypting is the way of bytes in and out of "
+            "SEAL's Python binding, which saves by way of a file and compresses what it saves "
+            "(`benchmarks/seal_parts.py`); "
+            f"the rest takes {encrypt['rest_ns']:.0f} and {decrypt['rest_ns']:.0f} ns a value. "
+            "The server's sum passes through the same."
+        )
+    fast, plain = (find(report, name, _BINDS_AT, 3) for name in ("fast", PLAIN))
+    if fast is not None and plain is not None and "fast" in report["micro"]:
+        steps, cores = report["micro"]["fast"], report["machine"]["cores"]
+        own = (steps["encrypt_ns"] + steps["decrypt_ns"]) * _BINDS_AT / 1e9
+        lines.append(
+            f"- **Rounds of the fast engine**: with {_millions(_BINDS_AT)} parameters a client takes "
+            f"{fast['client_cpu_seconds']:.1f} s of CPU in a round, {own:.2f} s of it to encrypt and decrypt; "
+            f"the plain round's takes {plain['client_cpu_seconds']:.1f} s. What is left is common to both: gRPC, "
+            "TLS, digests, models and chunks on the disk. The server and three clients take "
+            f"{fast['cpu_seconds']:.1f} s of the {cores} cores together, so a round takes "
+            f"{fast['cpu_seconds'] / cores:.1f} s at least on this computer; on computers of their own they wait "
+            "for each other less."
+        )
+    return "## What binds\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 
 def _rounds(report: dict[str, Any]) -> str:

@@ -3,7 +3,8 @@
 machine   what it ran on
 micro     {engine: {encrypt_ns, decrypt_ns, sum_ns_per_site, check_ns_per_site, expand_ns_per_seed, bytes_up,
           bytes_down}}, per value
-nvflare   the same without check and expand, and rounds: entries like those below
+seal_parts  {encrypt, decrypt: {total_ns, binding_ns, rest_ns}}, per value
+nvflare   micro without check and expand, and rounds: entries like those below
 rounds    entries of the engines: {engine, parameters, sites, seconds, bytes_up, bytes_down, server_peak_rss,
           client_peak_rss, cpu_seconds, ...}; bytes of one site; seconds of one round, CPU seconds of all processes
 plain     the same of float32 without encryption
@@ -39,6 +40,7 @@ def empty_report(now: float) -> dict[str, Any]:
             "load_before": os.getloadavg()[0],
         },
         "micro": {},
+        "seal_parts": {},
         "nvflare": {"rounds": []},
         "rounds": [],
         "plain": [],

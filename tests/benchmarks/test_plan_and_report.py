@@ -10,6 +10,7 @@ import bench_report
 import engines
 import nvflare_rounds
 import pytest
+import seal_parts
 
 from fedhe.config.project import Project
 from fedhe.he.keys import SecretKey
@@ -30,6 +31,10 @@ MICRO = {
 def report(entry):
     made = bench_report.empty_report(1_790_000_000.0)
     made["micro"] = {"seal": MICRO}
+    made["seal_parts"] = {
+        "encrypt": {"total_ns": 80.0, "binding_ns": 20.0, "rest_ns": 60.0},
+        "decrypt": {"total_ns": 40.0, "binding_ns": 30.0, "rest_ns": 10.0},
+    }
     made["nvflare"] |= {
         name: 10 * value for name, value in MICRO.items() if name not in {"check_ns_per_site", "expand_ns_per_seed"}
     }
@@ -122,6 +127,24 @@ def test_the_page_has_a_row_for_each_contender_and_names_no_computer(report):
     assert "## More sites, 1.2 M parameters" in page
     assert "on 2026-09-21" in page
     assert not re.search(r"/(home|tmp|work|root)/", page)
+
+
+def test_the_page_says_what_binds(report, entry):
+    page = bench_page.page(report)
+    assert "25% of encrypting and 75% of decrypting is the way of bytes in and out" in page
+    assert "Rounds of the fast engine" not in page
+    report["micro"]["fast"] = MICRO
+    for engine, client in (("fast", 1.5), ("plain", 1.25)):
+        bench_report.add_run(report, entry(engine, 4.0, parameters=25_000_000, client_cpu_seconds=client))
+    page = bench_page.page(report)
+    assert "a client takes 1.5 s of CPU in a round, 3.00 s of it to encrypt and decrypt; the plain round's" in page
+    assert "takes 1.2 s" in page
+
+
+def test_the_parts_of_seals_steps_make_up_the_whole():
+    for parts in seal_parts.measure(turns=1).values():
+        assert 0 < parts["binding_ns"] < parts["total_ns"]
+        assert parts["rest_ns"] == parts["total_ns"] - parts["binding_ns"]
 
 
 def test_what_failed_is_told(report):
