@@ -55,6 +55,7 @@ class Federation:
         engine: as in the project file, or PLAIN.
         sites: number of sites.
         parameters: values of the model.
+        he: the section of that name in the project file.
     """
 
     folder: Path
@@ -63,6 +64,7 @@ class Federation:
     parameters: int
     server: subprocess.Popen[bytes] | None = None
     agents: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    he: dict[str, int] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
         try:
@@ -154,6 +156,7 @@ class Federation:
             "server": {"host": "localhost", "port": port},
             "sites": self.names,
             "admins": [{"name": ADMIN, "role": "lead"}],
+            "he": self.he,
         } | ({} if self.engine == PLAIN else {"engine": self.engine})
         file = self.folder / "project.yml"
         file.write_text(yaml.safe_dump(project), encoding="utf-8")
@@ -176,6 +179,9 @@ class Federation:
         program = [sys.executable, HERE / "plain_server.py"] if self.engine == PLAIN else [BIN / "fedhe-server"]
         self.server = self._spawn("server", *program, "start", "--home", self._home("server"))
         self.wait_for("the server", lambda: b"ready on" in self._log("server").read_bytes(), START_SECONDS)
+        self._start_sites()
+
+    def _start_sites(self) -> None:
         plain = ["--plain"] if self.engine == PLAIN else []
         for name in self.names:
             agent = self._spawn(name, sys.executable, HERE / "round_site.py", *plain, self._site_folder(name))

@@ -14,6 +14,7 @@ from fedhe.config.job_archive import JobArchive, pack_job, read_job
 from fedhe.config.mmar import check_mmar
 from fedhe.trust.signatures import JOB_LABEL, sign
 from fedhe.wire import admin
+from fedhe.wire.messages import job_pieces
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="markdown", help="Submit, look at, start, abort and delete jobs."
@@ -46,7 +47,7 @@ def submit(
         certificate=session.installation.certificate_der,
         start=start,
     )
-    reply = session.call("SubmitJob", request, seconds=SUBMIT_SECONDS)
+    reply = session.call("SubmitJob", job_pieces(request), seconds=SUBMIT_SECONDS)
     if as_json:
         print_json({"job_id": reply.job_id, "name": job.name, "archive_digest": job.digest.hex(), "started": start})
         return

@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from fedhe.config.document import Document, FrozenModel, validate
+from fedhe.config.project import MAX_SITES
 
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
@@ -57,7 +58,7 @@ class FederationConfig(FrozenModel):
     name: str | None = Field(default=None, description="shown in listings; default: name of the job's folder")
     rounds: Count = Field(ge=1, le=MAX_JOB_ROUNDS, description="number of rounds")
     local_epochs: Count = Field(default=1, ge=1, description="epochs that each site trains in a round")
-    min_sites: Count = Field(default=3, ge=2, le=97, description="a round goes on with at least this many sites")
+    min_sites: Count = Field(default=3, ge=2, le=MAX_SITES, description="a round goes on with at least this many sites")
     sites: tuple[str, ...] | None = Field(default=None, description="sites that take part; default: all enabled ones")
     train_deadline: Duration = Field(default=24 * 3600.0, description="longest wait for a site to train")
     upload_deadline: Duration = Field(default=6 * 3600.0, description="longest wait for uploads")

@@ -1,4 +1,4 @@
-"""Who may call what. Every call passes here: certificate, validity, roster, role, size, number of calls at once.
+"""Who may call what. Every call passes here: its turn, certificate, validity, roster, role, size, number of calls.
 
 A method that is not in the table is refused. Who calls is told by the TLS certificate alone.
 """
@@ -19,15 +19,13 @@ from fedhe.errors import FedheError, RemoteProtocolError, ResourceError, TrustEr
 from fedhe.server.audit import Audit
 from fedhe.server.roster_file import RosterFile
 from fedhe.server.server_log import ServerLog
+from fedhe.server.turns import Turn, Turns
 from fedhe.trust.certificates import ADMIN_LEAD, ADMIN_OBSERVER, ROLES, SITE, Identity, verify_certificate
 from fedhe.wire import limits
 from fedhe.wire.errors import abort_arguments
 
 MAX_CALLS_AT_ONCE = 64
 """Calls that one participant may have under way; a site that behaves needs about ten."""
-
-MAX_TEXTS_BYTES = 8 * 1024 * 1024
-"""Largest request that carries many lines, bytes; their number and length have limits of their own."""
 
 MAX_POLL_BYTES = limits.MAX_JOBS_PER_POLL * 4096
 """Largest Poll, bytes; smaller than other texts, because an empty entry of two bytes takes about 90 when parsed."""
@@ -47,11 +45,13 @@ class Rule:
 
     Args:
         roles: roles of certificates.
-        max_bytes: largest request in bytes.
+        max_bytes: largest request in bytes; where it comes in pieces, largest piece.
+        waits: whether it is answered when something happens, and gives its turn back until then.
     """
 
     roles: frozenset[str]
     max_bytes: int = limits.MAX_SMALL_MESSAGE_BYTES
+    waits: bool = False
 
 
 _FEDERATION = "/fedhe.v1.Federation/"
@@ -59,10 +59,11 @@ _ADMIN = "/fedhe.v1.Admin/"
 _HEALTH = "/grpc.health.v1.Health/"
 
 _UPDATE_ROSTER = f"{_ADMIN}UpdateRoster"
+SUBMIT_JOB = f"{_ADMIN}SubmitJob"
 
 RULES: Mapping[str, Rule] = {
     f"{_FEDERATION}Join": Rule(SITES),
-    f"{_FEDERATION}Poll": Rule(SITES, MAX_POLL_BYTES),
+    f"{_FEDERATION}Poll": Rule(SITES, MAX_POLL_BYTES, waits=True),
     f"{_FEDERATION}Ready": Rule(SITES, limits.MAX_READY_BYTES),
     f"{_FEDERATION}UploadStatus": Rule(SITES),
     f"{_FEDERATION}PutChunk": Rule(SITES, limits.MAX_MESSAGE_BYTES),
@@ -70,26 +71,26 @@ RULES: Mapping[str, Rule] = {
     f"{_FEDERATION}DescribeObject": Rule(SITES),
     f"{_FEDERATION}GetChunk": Rule(SITES),
     f"{_FEDERATION}Applied": Rule(SITES, limits.MAX_NOTE_BYTES + limits.MAX_SMALL_MESSAGE_BYTES),
-    f"{_FEDERATION}Report": Rule(SITES, MAX_TEXTS_BYTES),
-    f"{_FEDERATION}PushLog": Rule(SITES, MAX_TEXTS_BYTES),
+    f"{_FEDERATION}Report": Rule(SITES, limits.MAX_REQUEST_BYTES),
+    f"{_FEDERATION}PushLog": Rule(SITES, limits.MAX_REQUEST_BYTES),
     f"{_ADMIN}GetStatus": Rule(ADMINS),
     f"{_ADMIN}ListSites": Rule(ADMINS),
     f"{_ADMIN}SetSite": Rule(LEADS),
     _UPDATE_ROSTER: Rule(LEADS, limits.MAX_ROSTER_BYTES + limits.MAX_SMALL_MESSAGE_BYTES),
-    f"{_ADMIN}SubmitJob": Rule(LEADS, limits.MAX_JOB_MESSAGE_BYTES),
+    SUBMIT_JOB: Rule(LEADS, limits.MAX_MESSAGE_BYTES),
     f"{_ADMIN}ListJobs": Rule(ADMINS),
     f"{_ADMIN}ShowJob": Rule(ADMINS),
     f"{_ADMIN}StartJob": Rule(LEADS),
     f"{_ADMIN}AbortJob": Rule(LEADS),
     f"{_ADMIN}DeleteJob": Rule(LEADS),
     f"{_ADMIN}ListRounds": Rule(ADMINS),
-    f"{_ADMIN}WatchJob": Rule(ADMINS),
-    f"{_ADMIN}ReadLog": Rule(ADMINS),
+    f"{_ADMIN}WatchJob": Rule(ADMINS, waits=True),
+    f"{_ADMIN}ReadLog": Rule(ADMINS, waits=True),
     f"{_ADMIN}DescribeObject": Rule(ADMINS),
     f"{_ADMIN}GetChunk": Rule(ADMINS),
     f"{_ADMIN}Shutdown": Rule(LEADS),
     f"{_HEALTH}Check": Rule(EVERYBODY),
-    f"{_HEALTH}Watch": Rule(EVERYBODY),
+    f"{_HEALTH}Watch": Rule(EVERYBODY, waits=True),
 }
 
 NOBODY = Rule(frozenset(), max_bytes=0)
@@ -136,6 +137,8 @@ class Gate(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the t
         self._clock = clock
         self._verified: OrderedDict[bytes, Identity] = OrderedDict()
         self._calls: Counter[str] = Counter()
+        self.turns = Turns()
+        """Whose message may come in now."""
 
     async def intercept_service(
         self,
@@ -147,14 +150,19 @@ class Gate(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the t
         method = handler_call_details.method
         if handler is None:
             return handler
-        parse = _bounded(handler.request_deserializer, RULES.get(method, NOBODY).max_bytes)
+        rule = RULES.get(method, NOBODY)
+        parse = _bounded(handler.request_deserializer, rule.max_bytes)
+        turn = await self.turns.take()  # the message is received when this method has returned
         if handler.unary_unary is not None:
-            behaviour = self._unary(method, handler.unary_unary)
+            behaviour = self._unary(method, handler.unary_unary, turn if rule.waits else None)
             return grpc.unary_unary_rpc_method_handler(behaviour, parse, handler.response_serializer)
         if handler.unary_stream is not None:
-            stream = self._stream(method, handler.unary_stream)
+            stream = self._stream(method, handler.unary_stream, turn if rule.waits else None)
             return grpc.unary_stream_rpc_method_handler(stream, parse, handler.response_serializer)
-        raise AssertionError(f"{method}: no client streams in this protocol")
+        if handler.stream_unary is not None:
+            pieces = self._unary(method, handler.stream_unary, None)
+            return grpc.stream_unary_rpc_method_handler(pieces, parse, handler.response_serializer)
+        raise AssertionError(f"{method}: no streams both ways in this protocol")
 
     def identify(self, certificate: bytes, brought: bytes = b"") -> Identity:
         """Checks a participant's certificate, PEM or DER, and its place on the roster, as of now.
@@ -181,9 +189,11 @@ class Gate(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the t
             self._roster.preview(brought).check(identity, now)
         return identity
 
-    def _unary(self, method: str, behaviour: Any) -> Any:
+    def _unary(self, method: str, behaviour: Any, to_give_back: Turn | None) -> Any:
         async def call(request: Any, context: "aio.ServicerContext[Any, Any]") -> Any:
             try:
+                if to_give_back is not None:
+                    to_give_back.release()
                 with self._admitted(method, request, context):
                     return await behaviour(request, context)
             except Exception as error:  # noqa: BLE001 -- the border where errors become statuses
@@ -191,9 +201,11 @@ class Gate(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the t
 
         return call
 
-    def _stream(self, method: str, behaviour: Any) -> Any:
+    def _stream(self, method: str, behaviour: Any, to_give_back: Turn | None) -> Any:
         async def call(request: Any, context: "aio.ServicerContext[Any, Any]") -> AsyncIterator[Any]:
             try:
+                if to_give_back is not None:
+                    to_give_back.release()
                 with self._admitted(method, request, context):
                     async for reply in behaviour(request, context):
                         # A revocation ends a stream that is under way too.
@@ -216,8 +228,7 @@ class Gate(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the t
             allowed = ", ".join(sorted(rule.roles)) or "nobody"
             raise TrustError(f"{_short(method)} is for {allowed}; {identity.name} is {identity.role}")
         if unparsed:
-            expected = f"at most {rule.max_bytes} bytes" if request.size > rule.max_bytes else "a message"
-            raise RemoteProtocolError(f"{_short(method)}: expected {expected}, got {request.size} bytes")
+            raise not_parsed(request, method)
         who = f"{identity.role} {identity.name}"
         if self._calls[who] >= MAX_CALLS_AT_ONCE:
             raise ResourceError(f"{who} has {MAX_CALLS_AT_ONCE} calls under way, which is the most", "wait for them")
@@ -262,6 +273,13 @@ def _bounded(parse: Callable[[bytes], Any] | None, max_bytes: int) -> Callable[[
             return Unparsed(len(data))
 
     return bounded
+
+
+def not_parsed(request: Unparsed, method: str) -> RemoteProtocolError:
+    """What is wrong with a request, or a piece of one, that is no message or is too large."""
+    most = RULES.get(method, NOBODY).max_bytes
+    expected = f"at most {most} bytes" if request.size > most else "a message"
+    return RemoteProtocolError(f"{_short(method)}: expected {expected}, got {request.size} bytes")
 
 
 def _certificate(context: "aio.ServicerContext[Any, Any]") -> bytes:

@@ -14,7 +14,7 @@ from fedhe.errors import NotFoundError, RemoteProtocolError, ResourceError, Stat
 from fedhe.rounds import events
 from fedhe.rounds.state import Phase
 from fedhe.server import places, records
-from fedhe.server.access import Gate, caller
+from fedhe.server.access import SUBMIT_JOB, Gate, Unparsed, caller, not_parsed
 from fedhe.server.job_view import detail_message, job_message, rounds_message
 from fedhe.server.jobs import Job, ObjectKey
 from fedhe.server.log_book import LogEntry
@@ -30,7 +30,7 @@ from fedhe.server.transfers import Transfers
 from fedhe.wire import AdminServicer, admin, federation
 from fedhe.wire.chunking import split
 from fedhe.wire.limits import MAX_LAST_LOG_LINES
-from fedhe.wire.messages import SignedJob, check_job_id, write_signed_job
+from fedhe.wire.messages import SignedJob, check_job_id, join_job, write_signed_job
 
 WATCH_PAUSE_SECONDS = 0.2
 """Changes that come faster than this are shown together."""
@@ -114,8 +114,9 @@ class AdminService(AdminServicer):
 
     # ---- jobs ----
 
-    async def SubmitJob(self, request: admin.SubmitJobRequest, _context: Any) -> admin.SubmitJobReply:
+    async def SubmitJob(self, pieces: AsyncIterator[Any], _context: Any) -> admin.SubmitJobReply:
         """Takes a signed job in, and starts it where that is asked for."""
+        request = await join_job(_parsed(pieces))
         signed = SignedJob(request.archive, request.signature, request.certificate)
         await asyncio.to_thread(check_signature, signed, self._gate.identify(request.certificate), caller())
         job = await asyncio.to_thread(
@@ -257,6 +258,13 @@ class AdminService(AdminServicer):
 
     def _decided(self, kind: str, said: dict[str, Any]) -> Callable[[Connection], None]:
         return partial(_decide, self._parts, kind, said)
+
+
+async def _parsed(pieces: AsyncIterator[Any]) -> AsyncIterator[admin.SubmitJobRequest]:
+    async for piece in pieces:
+        if isinstance(piece, Unparsed):
+            raise not_parsed(piece, SUBMIT_JOB)
+        yield piece
 
 
 def _decide(parts: Parts, kind: str, said: dict[str, Any], connection: Connection) -> None:

@@ -4,6 +4,7 @@
 
 import asyncio
 import math
+from collections.abc import Container
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from sqlalchemy.engine import Connection
 from fedhe import __version__
 from fedhe.errors import RemoteProtocolError, StateError, TrustError
 from fedhe.rounds import events
-from fedhe.rounds.directive import instruction_for
+from fedhe.rounds.directive import Directive, instruction_for
 from fedhe.rounds.state import NO_VERSION, ReadyEntry
 from fedhe.server import records
 from fedhe.server.access import Gate, caller
@@ -111,11 +112,16 @@ class FederationService(FederationServicer):
                     raise
                 # Revoked while it waited: the roster tells it so, and nothing else is for it any more.
                 return federation.PollReply(roster=roster)
-            instructions = self._instructions(site, named)
-            news = {one.job_id: one.id for one in instructions} != {name: p.working_on for name, p in named.items()}
+            present = {job.job_id: directive.id for job, directive in self._directives(site, named)}
+            news = present != {name: p.working_on for name, p in named.items()}
             if news or roster or self._closing or loop.time() >= ends:
+                # Sealed rosters are large, and all sites get theirs at the same moment.
+                await self._gate.turns.take()
                 self._parts.presence.seen(site, self._parts.clock())
-                return federation.PollReply(instructions=instructions, roster=roster)
+                instructions = [instruction_message(job.state, one) for job, one in self._directives(site, named)]
+                return federation.PollReply(
+                    instructions=instructions, roster=self._newer_roster(request.roster_version)
+                )
             await self._runner.changes.wait(mark, ends - loop.time())
 
     async def _take_progress(self, site: str, named: dict[str, federation.JobProgress]) -> None:
@@ -136,14 +142,14 @@ class FederationService(FederationServicer):
         if told:
             self._runner.progress.notify()
 
-    def _instructions(self, site: str, named: dict[str, federation.JobProgress]) -> list[federation.Instruction]:
+    def _directives(self, site: str, named: Container[str]) -> list[tuple[Job, Directive]]:
         found = []
         for job in self._runner.jobs.values():
             if job.state.phase.ended and job.job_id not in named:
                 continue
             directive = instruction_for(job.state, site)
             if directive is not None:
-                found.append(instruction_message(job.state, directive))
+                found.append((job, directive))
         return found
 
     def _newer_roster(self, version: int) -> bytes:

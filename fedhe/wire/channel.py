@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from fedhe.wire.limits import MAX_JOB_MESSAGE_BYTES, MAX_REPLY_BYTES
+from fedhe.wire.limits import MAX_REPLY_BYTES, MAX_REQUEST_BYTES
 
 Option = tuple[str, int]
 
@@ -13,7 +13,7 @@ otherwise, as ours is below."""
 KEEPALIVE_TIMEOUT_MILLISECONDS: Final = 20_000
 
 CHANNEL_OPTIONS: Final[tuple[Option, ...]] = (
-    ("grpc.max_send_message_length", MAX_JOB_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_REQUEST_BYTES),
     ("grpc.max_receive_message_length", MAX_REPLY_BYTES),
     ("grpc.keepalive_time_ms", KEEPALIVE_MILLISECONDS),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MILLISECONDS),
@@ -23,7 +23,7 @@ CHANNEL_OPTIONS: Final[tuple[Option, ...]] = (
 
 SERVER_OPTIONS: Final[tuple[Option, ...]] = (
     # the per-method limits are smaller and enforced by the service
-    ("grpc.max_receive_message_length", MAX_JOB_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.max_send_message_length", MAX_REPLY_BYTES),
     ("grpc.keepalive_time_ms", KEEPALIVE_MILLISECONDS),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MILLISECONDS),

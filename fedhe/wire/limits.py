@@ -15,7 +15,10 @@ MAX_MESSAGE_BYTES: Final = MAX_CHUNK_BYTES + 4096
 """One gRPC message that carries a chunk, bytes."""
 
 MAX_JOB_MESSAGE_BYTES: Final = 64 * 1024 * 1024 + 64 * 1024
-"""SubmitJob, the only larger message: a job archive with its signature, bytes."""
+"""A job archive with its signature, bytes; no message, it comes in pieces and is downloaded in chunks."""
+
+MAX_REQUEST_BYTES: Final = 8 * 1024 * 1024
+"""Any request, bytes: the largest carry many lines, a READY or a roster. Taken in before it is known who sends it."""
 
 MAX_SMALL_MESSAGE_BYTES: Final = 256 * 1024
 """Any message that carries no chunk, no READY and no roster, bytes."""
@@ -32,8 +35,9 @@ MAX_ROSTER_BYTES: Final = 4 * 1024 * 1024
 MAX_REPLY_BYTES: Final = 100 * MAX_READY_BYTES
 """What one side takes from the server: a sealed roster carries the READY of every site, bytes."""
 
-MAX_SITES: Final = 97
-"""Sites of one round; more would let the noise of the sum reach the message."""
+MAX_SITES: Final = 1000
+"""Sites of one round, as many as a project file may name. How many can be summed exactly, the project's HE parameters
+say: `CkksParams.max_sites`, 97 unless the project file asks for a larger scale."""
 
 MAX_JOBS_PER_POLL: Final = 256
 MAX_POLL_SECONDS: Final = 30.0

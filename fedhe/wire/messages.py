@@ -1,6 +1,7 @@
 """Parsers of the messages that are signed as bytes and passed on; each returns a valid value or raises one error."""
 
 import re
+from collections.abc import AsyncIterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,12 +12,14 @@ from fedhe.wire.generated.admin_pb2 import SubmitJobRequest
 from fedhe.wire.generated.federation_pb2 import ReadyBody, SealedRoster, SignedReady
 from fedhe.wire.limits import (
     MAX_ATTEMPTS,
+    MAX_CHUNK_BYTES,
     MAX_CHUNKS,
     MAX_JOB_MESSAGE_BYTES,
     MAX_NOTE_BYTES,
     MAX_READY_BYTES,
     MAX_ROUNDS,
     MAX_SITES,
+    MAX_SMALL_MESSAGE_BYTES,
 )
 
 NONCE_BYTES: Final = 16
@@ -167,6 +170,37 @@ def write_signed_job(job: SignedJob) -> bytes:
     """The object JOB as sites download it."""
     message = SubmitJobRequest(archive=job.archive, signature=job.signature, certificate=job.certificate)
     return message.SerializeToString(deterministic=True)
+
+
+def job_pieces(request: SubmitJobRequest) -> Iterator[SubmitJobRequest]:
+    """A submission in the pieces in which it is sent."""
+    archive, first = request.archive, SubmitJobRequest()
+    first.CopyFrom(request)
+    first.archive = archive[: MAX_CHUNK_BYTES - MAX_SMALL_MESSAGE_BYTES]
+    yield first
+    for begin in range(len(first.archive), len(archive), MAX_CHUNK_BYTES):
+        yield SubmitJobRequest(archive=archive[begin : begin + MAX_CHUNK_BYTES])
+
+
+async def join_job(pieces: AsyncIterable[SubmitJobRequest]) -> SubmitJobRequest:
+    """What `job_pieces` took apart; the pieces may be anybody's.
+
+    Raises:
+        RemoteProtocolError: more bytes than a job may have, or no pieces.
+    """
+    joined: SubmitJobRequest | None = None
+    archive, size = [], 0
+    async for piece in pieces:
+        if joined is None:
+            joined = piece
+        archive.append(piece.archive)
+        size += piece.ByteSize()
+        if size > MAX_JOB_MESSAGE_BYTES:
+            raise RemoteProtocolError(f"job: expected at most {MAX_JOB_MESSAGE_BYTES} bytes, got more")
+    if joined is None:
+        raise RemoteProtocolError("job: expected at least one piece, got none")
+    joined.archive = b"".join(archive)
+    return joined
 
 
 def parse_signed_job(data: bytes) -> SignedJob:

@@ -176,7 +176,12 @@ class Script(AdminServicer):
         self.roster = read_roster(request.roster, self.ca_pem, project="trial", at_least_version=2)
         return federation.Receipt()
 
-    def submit_job(self, request):
+    def submit_job(self, pieces):
+        request = admin.SubmitJobRequest()
+        for piece in pieces:
+            archive = request.archive + piece.archive
+            request.MergeFrom(piece)
+            request.archive = archive
         verify(JOB_LABEL, request.archive, request.signature, request.certificate)
         archive = read_job(request.archive)
         job_id = f"{archive.digest.hex()[:8]}{len(self.jobs)}"

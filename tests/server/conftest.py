@@ -35,7 +35,7 @@ from fedhe.wire.channel import channel_options
 from fedhe.wire.chunking import digest_of_digests
 from fedhe.wire.errors import from_status
 from fedhe.wire.limits import PROTOCOL_VERSION
-from fedhe.wire.messages import ReadyStatement, write_ready
+from fedhe.wire.messages import ReadyStatement, job_pieces, write_ready
 
 SITES = ("hospitalA", "hospitalB", "hospitalC")
 PROJECT = """
@@ -231,7 +231,7 @@ class Admin(Caller):
             certificate=self.installation.certificate_der,
             start=start,
         )
-        return self.call(self.admin.SubmitJob, request).job_id
+        return self.call(self.admin.SubmitJob, job_pieces(request)).job_id
 
     def show(self, job_id):
         return self.call(self.admin.ShowJob, admin.JobRef(job_id=job_id))

@@ -49,7 +49,8 @@ def methods(service):
 def refused(caller, stub, method):
     """The status of a call, read to its end."""
     try:
-        reply = getattr(stub, method)(REQUESTS[method](), timeout=30, wait_for_ready=True)
+        request = iter([REQUESTS[method]()]) if method == "SubmitJob" else REQUESTS[method]()
+        reply = getattr(stub, method)(request, timeout=30, wait_for_ready=True)
         if hasattr(reply, "__iter__"):
             list(reply)
     except grpc.RpcError as error:

@@ -12,6 +12,7 @@ from fedhe.he.seal_engine import SealEngine
 from fedhe.trust.signatures import JOB_LABEL, READY_LABEL, sign
 from fedhe.wire import admin, federation
 from fedhe.wire.limits import LATEST, MAX_CHUNK_BYTES, MAX_JOBS_PER_POLL, MAX_LOG_LINES
+from fedhe.wire.messages import job_pieces
 
 
 class Uploading:
@@ -210,7 +211,7 @@ def test_lists_that_are_too_long(uploading):
     with pytest.raises(RemoteProtocolError, match="lines"):
         site.call(site.federation.PushLog, federation.PushLogRequest(job_id=uploading.job, lines=lines))
     with pytest.raises(RemoteProtocolError, match="Poll: expected at most"):
-        site.poll("x" * 9_000_000)
+        site.poll("x" * 8_000_000)
 
 
 def test_reports_that_say_nothing(uploading):
@@ -240,7 +241,7 @@ def test_jobs_that_are_not_well_formed_or_not_signed_by_their_admin(uploading):
             signature=sign(JOB_LABEL, archive, key or lead.installation.signing_key),
             certificate=certificate or lead.installation.certificate_der,
         )
-        return lead.call(lead.admin.SubmitJob, request)
+        return lead.call(lead.admin.SubmitJob, job_pieces(request))
 
     with pytest.raises(RemoteProtocolError, match="job archive"):
         submit(b"no zip at all")

@@ -7,7 +7,7 @@ import pytest
 
 from fedhe.wire import FederationServicer, FederationStub, add_FederationServicer_to_server, federation
 from fedhe.wire.channel import channel_options, server_options
-from fedhe.wire.limits import MAX_CHUNK_BYTES, MAX_READY_BYTES
+from fedhe.wire.limits import MAX_CHUNK_BYTES, MAX_REQUEST_BYTES
 
 
 class Holds(FederationServicer):
@@ -33,7 +33,7 @@ def call(work):
     return asyncio.run(run())
 
 
-@pytest.mark.parametrize("size", [0, MAX_CHUNK_BYTES, 2 * MAX_READY_BYTES])
+@pytest.mark.parametrize("size", [0, MAX_CHUNK_BYTES, MAX_REQUEST_BYTES - 1024])
 def test_messages_larger_than_grpc_allows_by_itself_come_through(size):
     async def work(stub, _port):
         chunk = await stub.GetChunk(federation.GetChunkRequest(index=size), timeout=20)

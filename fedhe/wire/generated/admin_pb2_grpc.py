@@ -55,7 +55,7 @@ class AdminStub:
                 request_serializer=fedhe_dot_v1_dot_admin__pb2.UpdateRosterRequest.SerializeToString,
                 response_deserializer=fedhe_dot_v1_dot_federation__pb2.Receipt.FromString,
                 _registered_method=True)
-        self.SubmitJob = channel.unary_unary(
+        self.SubmitJob = channel.stream_unary(
                 '/fedhe.v1.Admin/SubmitJob',
                 request_serializer=fedhe_dot_v1_dot_admin__pb2.SubmitJobRequest.SerializeToString,
                 response_deserializer=fedhe_dot_v1_dot_admin__pb2.SubmitJobReply.FromString,
@@ -147,8 +147,10 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def SubmitJob(self, request, context):
-        """lead
+    def SubmitJob(self, request_iterator, context):
+        """In pieces, so that nothing large is taken in before it is known who sends it: the first has everything but what
+        does not fit of the archive, the others have more of the archive and nothing else.
+        lead
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -249,7 +251,7 @@ def add_AdminServicer_to_server(servicer, server):
                     request_deserializer=fedhe_dot_v1_dot_admin__pb2.UpdateRosterRequest.FromString,
                     response_serializer=fedhe_dot_v1_dot_federation__pb2.Receipt.SerializeToString,
             ),
-            'SubmitJob': grpc.unary_unary_rpc_method_handler(
+            'SubmitJob': grpc.stream_unary_rpc_method_handler(
                     servicer.SubmitJob,
                     request_deserializer=fedhe_dot_v1_dot_admin__pb2.SubmitJobRequest.FromString,
                     response_serializer=fedhe_dot_v1_dot_admin__pb2.SubmitJobReply.SerializeToString,
@@ -429,7 +431,7 @@ class Admin:
             _registered_method=True)
 
     @staticmethod
-    def SubmitJob(request,
+    def SubmitJob(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -439,8 +441,8 @@ class Admin:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
+        return grpc.experimental.stream_unary(
+            request_iterator,
             target,
             '/fedhe.v1.Admin/SubmitJob',
             fedhe_dot_v1_dot_admin__pb2.SubmitJobRequest.SerializeToString,
