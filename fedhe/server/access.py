@@ -1,4 +1,4 @@
-"""Who may call what. Every call passes here: its turn, certificate, validity, roster, role, size, number of calls.
+"""Who may call what. Every call passes here: certificate, validity, roster, role, number of calls, turn, size.
 
 A method that is not in the table is refused. Who calls is told by the TLS certificate alone.
 """
@@ -6,7 +6,7 @@ A method that is not in the table is refused. Who calls is told by the TLS certi
 import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -19,7 +19,7 @@ from fedhe.errors import FedheError, RemoteProtocolError, ResourceError, TrustEr
 from fedhe.server.audit import Audit
 from fedhe.server.roster_file import RosterFile
 from fedhe.server.server_log import ServerLog
-from fedhe.server.turns import Turn, Turns
+from fedhe.server.turns import Turns
 from fedhe.trust.certificates import ADMIN_LEAD, ADMIN_OBSERVER, ROLES, SITE, Identity, verify_certificate
 from fedhe.wire import limits
 from fedhe.wire.errors import abort_arguments
@@ -29,6 +29,9 @@ MAX_CALLS_AT_ONCE = 64
 
 MAX_POLL_BYTES = limits.MAX_JOBS_PER_POLL * 4096
 """Largest Poll, bytes; smaller than other texts, because an empty entry of two bytes takes about 90 when parsed."""
+
+RECEIVE_SECONDS = 300.0
+"""How long a message may take to come in: 1 MiB at 28 kbit/s, as long as a site waits for its answer."""
 
 MAX_KNOWN_CERTIFICATES = 4096
 """Checked certificates that are remembered, so that not every call verifies a signature again."""
@@ -59,7 +62,6 @@ _ADMIN = "/fedhe.v1.Admin/"
 _HEALTH = "/grpc.health.v1.Health/"
 
 _UPDATE_ROSTER = f"{_ADMIN}UpdateRoster"
-SUBMIT_JOB = f"{_ADMIN}SubmitJob"
 
 RULES: Mapping[str, Rule] = {
     f"{_FEDERATION}Join": Rule(SITES),
@@ -77,7 +79,7 @@ RULES: Mapping[str, Rule] = {
     f"{_ADMIN}ListSites": Rule(ADMINS),
     f"{_ADMIN}SetSite": Rule(LEADS),
     _UPDATE_ROSTER: Rule(LEADS, limits.MAX_ROSTER_BYTES + limits.MAX_SMALL_MESSAGE_BYTES),
-    SUBMIT_JOB: Rule(LEADS, limits.MAX_MESSAGE_BYTES),
+    f"{_ADMIN}SubmitJob": Rule(LEADS, limits.MAX_MESSAGE_BYTES),
     f"{_ADMIN}ListJobs": Rule(ADMINS),
     f"{_ADMIN}ShowJob": Rule(ADMINS),
     f"{_ADMIN}StartJob": Rule(LEADS),
@@ -150,19 +152,16 @@ class Gate(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the t
         method = handler_call_details.method
         if handler is None:
             return handler
-        rule = RULES.get(method, NOBODY)
-        parse = _bounded(handler.request_deserializer, rule.max_bytes)
-        turn = await self.turns.take()  # the message is received when this method has returned
-        if handler.unary_unary is not None:
-            behaviour = self._unary(method, handler.unary_unary, turn if rule.waits else None)
-            return grpc.unary_unary_rpc_method_handler(behaviour, parse, handler.response_serializer)
+        parse = _bounded(handler.request_deserializer, RULES.get(method, NOBODY).max_bytes)
+        # All are taken for streams of requests: those are called before a message has come in. On the wire a call with
+        # one request is the same.
         if handler.unary_stream is not None:
-            stream = self._stream(method, handler.unary_stream, turn if rule.waits else None)
-            return grpc.unary_stream_rpc_method_handler(stream, parse, handler.response_serializer)
-        if handler.stream_unary is not None:
-            pieces = self._unary(method, handler.stream_unary, None)
-            return grpc.stream_unary_rpc_method_handler(pieces, parse, handler.response_serializer)
-        raise AssertionError(f"{method}: no streams both ways in this protocol")
+            stream = self._stream(method, handler.unary_stream)
+            return grpc.stream_stream_rpc_method_handler(stream, parse, handler.response_serializer)
+        if handler.unary_unary is None and handler.stream_unary is None:
+            raise AssertionError(f"{method}: no streams both ways in this protocol")
+        behaviour = self._unary(method, handler.unary_unary, handler.stream_unary)
+        return grpc.stream_unary_rpc_method_handler(behaviour, parse, handler.response_serializer)
 
     def identify(self, certificate: bytes, brought: bytes = b"") -> Identity:
         """Checks a participant's certificate, PEM or DER, and its place on the roster, as of now.
@@ -189,24 +188,24 @@ class Gate(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the t
             self._roster.preview(brought).check(identity, now)
         return identity
 
-    def _unary(self, method: str, behaviour: Any, to_give_back: Turn | None) -> Any:
-        async def call(request: Any, context: "aio.ServicerContext[Any, Any]") -> Any:
+    def _unary(self, method: str, behaviour: Any, of_pieces: Any) -> Any:
+        async def call(pieces: AsyncIterator[Any], context: "aio.ServicerContext[Any, Any]") -> Any:
             try:
-                if to_give_back is not None:
-                    to_give_back.release()
-                with self._admitted(method, request, context):
+                if of_pieces is not None:
+                    with self._admitted(method, b"", context) as who:
+                        await self.turns.take(who)
+                        return await of_pieces(_in_time(method, pieces), context)
+                async with self._received(method, pieces, context) as request:
                     return await behaviour(request, context)
             except Exception as error:  # noqa: BLE001 -- the border where errors become statuses
                 await self._refuse(method, context, error)
 
         return call
 
-    def _stream(self, method: str, behaviour: Any, to_give_back: Turn | None) -> Any:
-        async def call(request: Any, context: "aio.ServicerContext[Any, Any]") -> AsyncIterator[Any]:
+    def _stream(self, method: str, behaviour: Any) -> Any:
+        async def call(pieces: AsyncIterator[Any], context: "aio.ServicerContext[Any, Any]") -> AsyncIterator[Any]:
             try:
-                if to_give_back is not None:
-                    to_give_back.release()
-                with self._admitted(method, request, context):
+                async with self._received(method, pieces, context) as request:
                     async for reply in behaviour(request, context):
                         # A revocation ends a stream that is under way too.
                         self.identify(_certificate(context))
@@ -216,19 +215,33 @@ class Gate(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the t
 
         return call
 
+    @asynccontextmanager
+    async def _received(
+        self, method: str, pieces: AsyncIterator[Any], context: "aio.ServicerContext[Any, Any]"
+    ) -> AsyncIterator[Any]:
+        """Admits a call, and only then receives its request."""
+        if method == _UPDATE_ROSTER:
+            # A lead whose certificate was renewed is on the roster that he brings, and not yet on the one in force.
+            await self.turns.take(_claimed_name(context))
+            request = await anext(_in_time(method, pieces))
+            with self._admitted(method, request.roster, context):
+                yield request
+            return
+        with self._admitted(method, b"", context) as who:
+            turn = await self.turns.take(who)
+            request = await anext(_in_time(method, pieces))
+            if RULES[method].waits:
+                turn.release()
+            yield request
+
     @contextmanager
-    def _admitted(self, method: str, request: Any, context: "aio.ServicerContext[Any, Any]") -> Iterator[None]:
+    def _admitted(self, method: str, brought: bytes, context: "aio.ServicerContext[Any, Any]") -> Iterator[str]:
         rule = RULES.get(method, NOBODY)
-        unparsed = isinstance(request, Unparsed)
         self._roster.refresh()
-        # A lead whose certificate was renewed is on the roster that he brings, and not yet on the one in force.
-        brought = request.roster if method == _UPDATE_ROSTER and not unparsed else b""
         identity = self.identify(_certificate(context), brought)
         if identity.role not in rule.roles:
             allowed = ", ".join(sorted(rule.roles)) or "nobody"
             raise TrustError(f"{_short(method)} is for {allowed}; {identity.name} is {identity.role}")
-        if unparsed:
-            raise not_parsed(request, method)
         who = f"{identity.role} {identity.name}"
         if self._calls[who] >= MAX_CALLS_AT_ONCE:
             raise ResourceError(f"{who} has {MAX_CALLS_AT_ONCE} calls under way, which is the most", "wait for them")
@@ -236,7 +249,7 @@ class Gate(aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the t
         # Each call is a task with its own context, so this is never seen by another call.
         _caller.set(identity)
         try:
-            yield
+            yield who
         finally:
             self._calls[who] -= 1
             if not self._calls[who]:
@@ -275,11 +288,30 @@ def _bounded(parse: Callable[[bytes], Any] | None, max_bytes: int) -> Callable[[
     return bounded
 
 
-def not_parsed(request: Unparsed, method: str) -> RemoteProtocolError:
-    """What is wrong with a request, or a piece of one, that is no message or is too large."""
-    most = RULES.get(method, NOBODY).max_bytes
-    expected = f"at most {most} bytes" if request.size > most else "a message"
-    return RemoteProtocolError(f"{_short(method)}: expected {expected}, got {request.size} bytes")
+async def _in_time(method: str, pieces: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """The requests of a call as they come in; at least one.
+
+    Raises:
+        RemoteProtocolError: one is no message, or too large; or there is none.
+        ResourceError: one did not come within `RECEIVE_SECONDS`.
+    """
+    came = 0
+    while True:
+        try:
+            async with asyncio.timeout(RECEIVE_SECONDS):
+                request = await anext(aiter(pieces), None)
+        except TimeoutError as error:
+            raise ResourceError(f"{_short(method)}: no whole message came within {RECEIVE_SECONDS:.0f} s") from error
+        if isinstance(request, Unparsed):
+            most = RULES.get(method, NOBODY).max_bytes
+            expected = f"at most {most} bytes" if request.size > most else "a message"
+            raise RemoteProtocolError(f"{_short(method)}: expected {expected}, got {request.size} bytes")
+        if request is None:
+            break
+        came += 1
+        yield request
+    if not came:
+        raise RemoteProtocolError(f"{_short(method)}: expected a message, got none")
 
 
 def _certificate(context: "aio.ServicerContext[Any, Any]") -> bytes:

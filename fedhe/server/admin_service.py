@@ -14,7 +14,7 @@ from fedhe.errors import NotFoundError, RemoteProtocolError, ResourceError, Stat
 from fedhe.rounds import events
 from fedhe.rounds.state import Phase
 from fedhe.server import places, records
-from fedhe.server.access import SUBMIT_JOB, Gate, Unparsed, caller, not_parsed
+from fedhe.server.access import Gate, caller
 from fedhe.server.job_view import detail_message, job_message, rounds_message
 from fedhe.server.jobs import Job, ObjectKey
 from fedhe.server.log_book import LogEntry
@@ -114,9 +114,9 @@ class AdminService(AdminServicer):
 
     # ---- jobs ----
 
-    async def SubmitJob(self, pieces: AsyncIterator[Any], _context: Any) -> admin.SubmitJobReply:
+    async def SubmitJob(self, pieces: AsyncIterator[admin.SubmitJobRequest], _context: Any) -> admin.SubmitJobReply:
         """Takes a signed job in, and starts it where that is asked for."""
-        request = await join_job(_parsed(pieces))
+        request = await join_job(pieces)
         signed = SignedJob(request.archive, request.signature, request.certificate)
         await asyncio.to_thread(check_signature, signed, self._gate.identify(request.certificate), caller())
         job = await asyncio.to_thread(
@@ -258,13 +258,6 @@ class AdminService(AdminServicer):
 
     def _decided(self, kind: str, said: dict[str, Any]) -> Callable[[Connection], None]:
         return partial(_decide, self._parts, kind, said)
-
-
-async def _parsed(pieces: AsyncIterator[Any]) -> AsyncIterator[admin.SubmitJobRequest]:
-    async for piece in pieces:
-        if isinstance(piece, Unparsed):
-            raise not_parsed(piece, SUBMIT_JOB)
-        yield piece
 
 
 def _decide(parts: Parts, kind: str, said: dict[str, Any], connection: Connection) -> None:

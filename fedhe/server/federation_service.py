@@ -116,7 +116,7 @@ class FederationService(FederationServicer):
             news = present != {name: p.working_on for name, p in named.items()}
             if news or roster or self._closing or loop.time() >= ends:
                 # Sealed rosters are large, and all sites get theirs at the same moment.
-                await self._gate.turns.take()
+                await self._gate.turns.take(f"site {site}")
                 self._parts.presence.seen(site, self._parts.clock())
                 instructions = [instruction_message(job.state, one) for job, one in self._directives(site, named)]
                 return federation.PollReply(
