@@ -10,9 +10,10 @@ TARGETS ?=
 BIN    := $(abspath $(VENV))/bin
 PEER   := build/bench/nvflare-env
 BENCH  ?=
+LOAD   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check fuzz format protos bench bench-quick clean
+.PHONY: help setup demo test test-all check fuzz format protos bench bench-quick load clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -65,6 +66,9 @@ $(PEER)/.installed:
 	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check 'nvflare[HE]==2.9.0'
 	touch $@
+
+load: setup ## 200 sites in one process, 5 rounds, one real server; writes build/load/report.json [LOAD='--sites 50 --flood']
+	$(BIN)/python benchmarks/load.py $(LOAD)
 
 clean: ## Remove what was built, but not the environment
 	rm -rf build .coverage coverage.xml .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,14 +1,15 @@
 """Runs many sites against one real server, and says how much of the server's memory each of them takes.
 
-    python benchmarks/load.py [--sites 200] [--few 20] [--rounds 5]     writes build/load/report.json
+    python benchmarks/load.py [--sites 200] [--few 20] [--rounds 5] [--flood]     writes build/load/report.json
 
 The sites are the product's own agents, in this process, each with its own certificate and connection; the server is a
 process of its own. `rss_per_site_bytes` is what the server's peak memory grows by from a run with `--few` sites to one
-with `--sites`, for each site more.
+with `--sites`, for each site more. With `--flood` both runs go on under a flood of bad requests (flood.py).
 """
 
 import argparse
 import asyncio
+import contextlib
 import io
 import json
 import platform
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from flood import Flood
 from load_sites import agents
 from round_federation import BenchmarkError, Federation
 from round_usage import Sampler, Tree
@@ -31,6 +33,7 @@ from round_usage import Sampler, Tree
 from fedhe.server import records
 from fedhe.server.start import DATABASE_FILE
 from fedhe.server.store import look_into, sqlite_url
+from fedhe.trust.installation import load_installation
 
 REPORT = Path(__file__).parents[1] / "build" / "load" / "report.json"
 PARAMETERS = 20_000
@@ -39,7 +42,8 @@ MANY_SITES_HE = {"scale_bits": 14, "field_bits": 15}
 LEAST_SECONDS = 120.0
 SECONDS_PER_SITE_AND_ROUND = 2.0  # a bound, to end what hangs
 POLL_SECONDS = 0.5
-ERROR = re.compile(r"\berror\b|Traceback")
+ROGUE = "mallory"
+ERROR = re.compile(r"^\S+ error |\[error *\]|Traceback")
 
 
 @dataclass
@@ -57,10 +61,14 @@ class ManySites(Federation):
         """What the server wrote to its terminal."""
         return self._log("server").read_text(encoding="utf-8", errors="replace")
 
+    def site_folder(self, name: str) -> Path:
+        """Where a site's kit is installed."""
+        return self._site_folder(name)
+
     @property
     def site_folders(self) -> list[Path]:
-        """Where the kits of the sites are installed."""
-        return [self._site_folder(name) for name in self.names]
+        """Those of the sites that have agents."""
+        return [self.site_folder(name) for name in self.names]
 
 
 @dataclass(frozen=True)
@@ -81,16 +89,16 @@ class Run:
     errors: list[str]
 
 
-async def run(folder: Path, sites: int, rounds: int, parameters: int = PARAMETERS) -> Run:
-    """Runs one job of `rounds` rounds in an empty folder.
+async def run(folder: Path, sites: int, rounds: int, *, parameters: int = PARAMETERS, flood: bool = False) -> Run:
+    """Runs one job of `rounds` rounds in an empty folder, under a flood of bad requests if that is wanted.
 
     Raises:
         BenchmarkError: the job failed or hung, or not all sites ended with the same model.
     """
-    with ManySites(folder, "fast", sites, parameters) as federation:
+    with ManySites(folder, "fast", sites, parameters, others=(ROGUE,) if flood else ()) as federation:
         server = psutil.Process(federation.server.pid)
         with Sampler({"server": Tree(server.pid)}) as sampler:
-            async with agents(federation.site_folders) as logs:
+            async with agents(federation.site_folders) as logs, _flood(federation) as bad:
                 connections = 0
                 allowed = LEAST_SECONDS + SECONDS_PER_SITE_AND_ROUND * sites
                 await _until("the sites to connect", partial(_all_connected, logs), allowed)
@@ -106,8 +114,21 @@ async def run(folder: Path, sites: int, rounds: int, parameters: int = PARAMETER
                 lines = [line for log in logs.values() for line in log.getvalue().splitlines()]
         lines += federation.server_log.splitlines()
         seconds = _read_rounds(federation, job_id, rounds)
+        if flood and min(bad.values()) == 0:
+            raise BenchmarkError(f"expected a flood of each kind, got {dict(bad)}")
         errors = [line for line in lines if ERROR.search(line)]
         return Run(sites, sampler.peak_bytes("server"), connections, seconds, errors)
+
+
+@contextlib.asynccontextmanager
+async def _flood(federation: ManySites):
+    """Floods the server if the federation has a site for it; yields how often each kind of bad request was made."""
+    if not federation.others:
+        yield {}
+        return
+    kit = load_installation(federation.site_folder(ROGUE), role_prefix="site", now=time.time())
+    with Flood(kit) as flood:
+        yield flood.counts
 
 
 def _all_connected(logs: dict[str, io.StringIO]) -> bool:
@@ -158,10 +179,10 @@ def report(few: Run, many: Run) -> dict[str, Any]:
     }
 
 
-def _in_new_folder(sites: int, rounds: int, parameters: int) -> Run:
+def _in_new_folder(sites: int, options: argparse.Namespace) -> Run:
     folder = Path(tempfile.mkdtemp(prefix="fedhe-load-"))
     try:
-        return asyncio.run(run(folder, sites, rounds, parameters))
+        return asyncio.run(run(folder, sites, options.rounds, parameters=options.parameters, flood=options.flood))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -173,11 +194,12 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=20, help="sites of the run that is compared with")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--parameters", type=int, default=PARAMETERS, help="values of the model")
+    parser.add_argument("--flood", action="store_true", help="bad requests all the while")
     parser.add_argument("--report", type=Path, default=REPORT)
     options = parser.parse_args()
     if not 2 <= options.few < options.sites:
         parser.error(f"expected 2 <= few < sites, got {options.few} and {options.sites}")
-    few, many = (_in_new_folder(sites, options.rounds, options.parameters) for sites in (options.few, options.sites))
+    few, many = (_in_new_folder(sites, options) for sites in (options.few, options.sites))
     made = report(few, many)
     options.report.parent.mkdir(parents=True, exist_ok=True)
     options.report.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")

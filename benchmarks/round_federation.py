@@ -56,6 +56,7 @@ class Federation:
         sites: number of sites.
         parameters: values of the model.
         he: the section of that name in the project file.
+        others: sites of the project that have no part in the job, and no agent.
     """
 
     folder: Path
@@ -65,6 +66,7 @@ class Federation:
     server: subprocess.Popen[bytes] | None = None
     agents: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     he: dict[str, int] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
 
     def __enter__(self) -> Self:
         try:
@@ -97,6 +99,7 @@ class Federation:
             "config_fed.yml": {
                 "name": "benchmark",
                 "rounds": rounds,
+                "sites": self.names,
                 "min_sites": min(self.sites, 3),
                 "checkpoint_every": rounds + 1,  # sealing is no part of a round
             },
@@ -154,7 +157,7 @@ class Federation:
         project = {
             "project": {"name": "benchmark"},
             "server": {"host": "localhost", "port": port},
-            "sites": self.names,
+            "sites": [*self.names, *self.others],
             "admins": [{"name": ADMIN, "role": "lead"}],
             "he": self.he,
         } | ({} if self.engine == PLAIN else {"engine": self.engine})

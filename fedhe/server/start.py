@@ -34,6 +34,7 @@ from fedhe.server.health import Health
 from fedhe.server.jobs import Job, key_of, read_state
 from fedhe.server.lock_file import Holder, LockFile
 from fedhe.server.log_book import LogBook
+from fedhe.server.memory import allow_many_connections
 from fedhe.server.parts import Parts
 from fedhe.server.presence import Presence
 from fedhe.server.project_sites import ProjectSites, read_followed
@@ -121,6 +122,7 @@ def serve(
         ConfigError: `listen` is not an address.
     """
     share_heaps()
+    allow_many_connections()
     installation = load_installation(folder, role_prefix="server", now=time.time())
     assert_no_key_material(folder)
     address = _default_address(installation) if listen is None else parse_address(listen)
