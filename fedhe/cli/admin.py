@@ -25,6 +25,7 @@ from fedhe.cli.admin_options import (
     place_of,
 )
 from fedhe.cli.admin_session import AdminSession
+from fedhe.cli.admin_steering import change, drain, pause, resume
 from fedhe.cli.install import install_kit
 from fedhe.cli.output import local_time, print_json, print_table
 from fedhe.cli.run import EXIT_CODES_HELP, run
@@ -139,6 +140,8 @@ def status(session: AdminSession, *, as_json: JsonOption = False) -> None:
                 "peak_rss_bytes": state.peak_rss_bytes,
                 "roster_version": state.roster_version,
                 "key_id": state.key_id.hex(),
+                "draining": state.draining,
+                "jobs_busy": state.jobs_busy,
             }
         )
         return
@@ -149,6 +152,7 @@ def status(session: AdminSession, *, as_json: JsonOption = False) -> None:
         ("up since", f"{local_time(state.started_at)} ({up})"),
         ("sites online", f"{state.sites_online} of {state.sites_known}"),
         ("jobs running", state.jobs_running),
+        ("draining", f"yes, {state.jobs_busy} jobs still in a round" if state.draining else "no"),
         ("disk", f"{size(state.disk_used_bytes)} used, {size(state.disk_free_bytes)} free"),
         ("largest memory", size(state.peak_rss_bytes)),
         ("roster", f"version {state.roster_version}"),
@@ -158,6 +162,9 @@ def status(session: AdminSession, *, as_json: JsonOption = False) -> None:
 
 
 app.command()(logs)
+app.command()(drain)
+for _steering in (pause, resume, change):
+    admin_jobs.app.command()(_steering)
 
 
 @app.command()

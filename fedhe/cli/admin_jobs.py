@@ -1,14 +1,14 @@
-"""`fedhe-admin jobs`: submit, list, show, start, abort, delete."""
+"""`fedhe-admin jobs`: submit, list, show, start, abort, delete; what steers a running job is in admin_steering.py."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fedhe.cli.admin_format import listed, percent, printable, size
+from fedhe.cli.admin_format import duration, listed, percent, printable, size
 from fedhe.cli.admin_options import JobArgument, JsonOption, YesOption, confirm, connected, find_job
 from fedhe.cli.admin_session import SUBMIT_SECONDS, AdminSession
-from fedhe.cli.admin_watch import detail_json
+from fedhe.cli.admin_watch import deadlines_of, detail_json, pause_json, phase_words
 from fedhe.cli.output import local_time, print_json, print_listing, print_table
 from fedhe.config.job_archive import JobArchive, pack_job, read_job
 from fedhe.config.mmar import check_mmar
@@ -17,7 +17,7 @@ from fedhe.wire import admin
 from fedhe.wire.messages import job_pieces
 
 app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode="markdown", help="Submit, look at, start, abort and delete jobs."
+    no_args_is_help=True, rich_markup_mode="markdown", help="Submit, look at, start, steer, abort and delete jobs."
 )
 
 FolderArgument = Annotated[
@@ -118,6 +118,7 @@ def list_jobs(session: AdminSession, *, as_json: JsonOption = False) -> None:
                     "model_version": job.model_version,
                     "message": job.message,
                     "ended_at": job.ended_at or None,
+                    **pause_json(job),
                 }
                 for job in jobs
             ]
@@ -127,12 +128,12 @@ def list_jobs(session: AdminSession, *, as_json: JsonOption = False) -> None:
         {
             "job": printable(job.job_id),
             "name": printable(job.name),
-            "phase": printable(job.phase),
+            "phase": phase_words(job),
             "round": f"{job.round}/{job.rounds}",
             "by": printable(job.submitted_by),
             "submitted": local_time(job.submitted_at),
             "ended": local_time(job.ended_at),
-            "message": printable(job.message) or None,
+            "message": printable(job.pause_reason or job.message) or None,
         }
         for job in jobs
     ]
@@ -155,10 +156,13 @@ def show(session: AdminSession, job: JobArgument, *, as_json: JsonOption = False
     facts = [
         ("job", printable(head.job_id)),
         ("name", printable(head.name)),
-        ("phase", printable(head.phase)),
+        ("phase", phase_words(head)),
+        ("paused since", local_time(head.paused_at)),
+        ("pause", printable(head.pause_reason) or None),
         ("message", printable(head.message) or None),
         ("round", f"{head.round} of {head.rounds}" + (f", attempt {detail.attempt}" if detail.attempt > 1 else "")),
-        ("deadline", local_time(detail.deadline)),
+        ("deadline", "stands still" if head.paused_at else local_time(detail.deadline)),
+        ("longest training, upload, apply", listed(duration(seconds) for seconds in deadlines_of(detail).values())),
         ("model version", head.model_version),
         ("checkpoints", listed(str(version) for version in detail.checkpoints)),
         ("minimum of sites", detail.min_sites),

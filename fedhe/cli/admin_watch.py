@@ -56,6 +56,8 @@ def detail_json(detail: admin.JobDetail) -> dict[str, Any]:
         "submitted_by": job.submitted_by,
         "submitted_at": job.submitted_at or None,
         "ended_at": job.ended_at or None,
+        **pause_json(job),
+        **deadlines_of(detail),
         "sites": [
             {
                 "site": site.site,
@@ -68,6 +70,27 @@ def detail_json(detail: admin.JobDetail) -> dict[str, Any]:
             for site in detail.sites
         ],
     }
+
+
+def pause_json(job: admin.Job) -> dict[str, Any]:
+    """Since when a job is paused (null if it is not), whether it is about to be, and why."""
+    return {"paused_at": job.paused_at or None, "pause_due": job.pause_due, "pause_reason": job.pause_reason or None}
+
+
+def deadlines_of(detail: admin.JobDetail) -> dict[str, float]:
+    """How long each phase may take, seconds."""
+    return {
+        "train_deadline": detail.train_deadline,
+        "upload_deadline": detail.upload_deadline,
+        "apply_deadline": detail.apply_deadline,
+    }
+
+
+def phase_words(job: admin.Job) -> str:
+    """The phase, and whether the job is paused in it or pauses after the round."""
+    if job.paused_at:
+        return printable(f"{job.phase}, paused")
+    return printable(f"{job.phase}, pauses after this round" if job.pause_due else job.phase)
 
 
 def json_line(detail: admin.JobDetail) -> str:
@@ -97,6 +120,8 @@ def picture(detail: admin.JobDetail, now: float, note: str | None = None) -> Ren
             Text(printable(site.detail), style="dim"),
         )
     lines: list[RenderableType] = [Text(headline(detail, now), style="bold"), table]
+    if detail.job.pause_reason:
+        lines.append(Text(printable(f"pause: {detail.job.pause_reason}"), style="yellow"))
     if detail.job.message:
         lines.append(Text(printable(detail.job.message), style="red" if has_ended(detail) else "yellow"))
     if note:
@@ -108,6 +133,8 @@ def changes(before: admin.JobDetail | None, after: admin.JobDetail) -> Iterator[
     """Yields plain lines for what is new in `after`: phase, message, sites' states, each quarter of progress."""
     if before is None or _phase_of(before) != _phase_of(after):
         yield _title(after, f"deadline {local_time(after.deadline)}")
+    if after.job.pause_reason and (before is None or before.job.pause_reason != after.job.pause_reason):
+        yield printable(f"pause: {after.job.pause_reason}")
     if after.job.message and (before is None or before.job.message != after.job.message):
         yield printable(after.job.message)
     known = {site.site: site for site in before.sites} if before else {}
@@ -121,7 +148,7 @@ def changes(before: admin.JobDetail | None, after: admin.JobDetail) -> Iterator[
 
 def _title(detail: admin.JobDetail, deadline: str) -> str:
     job = detail.job
-    parts = [f"{job.name} ({job.job_id})", f"round {job.round} of {job.rounds}", job.phase]
+    parts = [f"{job.name} ({job.job_id})", f"round {job.round} of {job.rounds}", phase_words(job)]
     if detail.attempt > 1:
         parts.append(f"attempt {detail.attempt}")
     if detail.deadline and not has_ended(detail):
@@ -130,7 +157,7 @@ def _title(detail: admin.JobDetail, deadline: str) -> str:
 
 
 def _phase_of(detail: admin.JobDetail) -> tuple[str, int, int]:
-    return detail.job.phase, detail.job.round, detail.attempt
+    return phase_words(detail.job), detail.job.round, detail.attempt
 
 
 def _state(site: admin.SiteProgress) -> str:

@@ -30,6 +30,7 @@ class Directive:
         version: for LOAD_CHECKPOINT and SEAL; 0 else.
         validate: for APPLY: report the metrics of the new model, no training follows that would.
         finished: for STOP: the job ended well.
+        paused: for WAIT: the job is paused; training that is under way may go on, what it gives will be asked for.
         reason: for WAIT and STOP, for people.
     """
 
@@ -40,11 +41,21 @@ class Directive:
     version: int = 0
     validate: bool = False
     finished: bool = False
+    paused: bool = False
     reason: str = ""
 
 
 def instruction_for(state: JobState, site: str) -> Directive | None:
     """What `site` shall do now; None if it has no part in the job."""
+    directive = work_for(state, site)
+    if directive is None or state.paused_at is None or site not in state.active:
+        return directive
+    reason = f"the job is paused: {state.pause_reason}" if state.pause_reason else "the job is paused"
+    return Directive(Work.WAIT, "wait/paused", paused=True, reason=reason)
+
+
+def work_for(state: JobState, site: str) -> Directive | None:
+    """What `site` would do now if the job were not paused; what it has begun of that, it may finish."""
     if site not in state.config.sites:
         return None
     if state.phase in {Phase.ABORTED, Phase.FAILED}:

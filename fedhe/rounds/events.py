@@ -140,6 +140,37 @@ class SiteBack:
 
 
 @dataclass(frozen=True)
+class Pause:
+    """A lead admin pauses the job.
+
+    Attributes:
+        after_round: not now but when the next round begins; what runs is finished before.
+    """
+
+    reason: str
+    after_round: bool
+    now: float
+
+
+@dataclass(frozen=True)
+class Continue:
+    """A lead admin has a paused job go on, or takes back that it is to be paused."""
+
+    now: float
+
+
+@dataclass(frozen=True)
+class Change:
+    """A lead admin changes how a job goes on; None leaves a value as it is, deadlines in seconds."""
+
+    now: float
+    rounds: int | None = None
+    train_deadline: float | None = None
+    upload_deadline: float | None = None
+    apply_deadline: float | None = None
+
+
+@dataclass(frozen=True)
 class Abort:
     """A lead admin ends the job."""
 
@@ -160,5 +191,8 @@ Event = (
     | SiteProblem
     | SiteGone
     | SiteBack
+    | Pause
+    | Continue
+    | Change
     | Abort
 )

@@ -13,8 +13,11 @@ from fedhe.errors import StateError
 from fedhe.rounds.effects import Announce, Effects
 from fedhe.rounds.events import (
     Abort,
+    Change,
     CheckpointFinished,
+    Continue,
     Event,
+    Pause,
     Resumed,
     SiteApplied,
     SiteBack,
@@ -38,6 +41,7 @@ from fedhe.rounds.model_versions import (
 )
 from fedhe.rounds.roster import Step, maybe_seal, site_ready, upload_finished, upload_late
 from fedhe.rounds.state import JobState, Phase, ended
+from fedhe.rounds.steering import change, go_on, pause, pause_if_due
 from fedhe.rounds.trouble import problem_before_start, site_back, site_gone, site_problem, then
 
 Handler = Callable[[JobState, Any], Step]
@@ -110,6 +114,9 @@ def _tick_apply(state: JobState, event: Tick) -> Step:
 
 _RUNNING: Final[Mapping[type, Handler]] = {
     Start: _nothing,
+    Pause: pause,
+    Continue: go_on,
+    Change: change,
     Abort: _abort,
     Resumed: _resumed,
     SiteSeen: site_seen,
@@ -133,6 +140,7 @@ _ENDED: Final[Mapping[type, Handler]] = {
 TABLE: Final[Mapping[Phase, Mapping[type, Handler]]] = {
     Phase.SUBMITTED: {
         Start: _start,
+        Change: change,
         Abort: _abort,
         Tick: _nothing,
         Resumed: _nothing,
@@ -190,7 +198,15 @@ def step(state: JobState, event: Event) -> tuple[JobState, Effects]:
     if handler is None:
         what = f"{type(event).__name__} of {event.site}" if hasattr(event, "site") else type(event).__name__
         raise StateError(f"job {state.job_id} is in phase {state.phase}, round {state.round}: {what} is out of place")
+    if state.paused_at is not None:
+        if isinstance(event, Tick):
+            return state, ()
+        if not isinstance(event, Continue):
+            event = replace(event, now=state.paused_at)  # a paused job's clock stands still
     after, effects = handler(state, event)
+    if (after.round, after.attempt) != (state.round, state.attempt):
+        after, more = pause_if_due(after, event.now)
+        effects = (*effects, *more)
     if after.phase is not state.phase and (state.phase, after.phase) not in MOVES:
         raise RuntimeError(f"{type(event).__name__} led from {state.phase} to {after.phase}, which MOVES does not have")
     return after, effects

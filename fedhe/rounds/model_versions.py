@@ -17,6 +17,7 @@ from fedhe.rounds.state import (
     without_key,
     without_member,
 )
+from fedhe.rounds.steering import pause_if_ahead, sites_ahead
 
 SEED_VERSION: Final = 0
 
@@ -25,7 +26,7 @@ SEEDING_GRACE_SECONDS: Final = 120.0
 
 
 def site_seen(state: JobState, event: SiteSeen) -> Step:
-    """Notes a site's version; in SEEDING, the first site that may becomes the seeder."""
+    """Notes a site's version, which pauses a job that it is ahead of; in SEEDING, the first that may seeds."""
     if event.site not in state.config.sites:
         return state, ()
     waiting = (with_member if event.waiting else without_member)(state.waiting, event.site)
@@ -34,6 +35,8 @@ def site_seen(state: JobState, event: SiteSeen) -> Step:
     versions = {**state.versions, event.site: event.version} if counts else without_key(state.versions, event.site)
     declined = without_key(state.declined, event.site) if event.willing else state.declined
     seen = replace(state, waiting=waiting, versions=versions, declined=declined)
+    if event.site in sites_ahead(seen):
+        return pause_if_ahead(seen, event.site, event.now)
     if event.waiting:
         seen, effects = pass_seeding_on(seen, event.site, event.now)
         return seen, effects

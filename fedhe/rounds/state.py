@@ -156,6 +156,9 @@ class JobState:
         checkpoint_due: whether one should be made of the present version.
         sums: published sums that are kept, by rising round.
         message: why it waits or ended, for people.
+        paused_at: since when it is paused, seconds since 1970; None if it is not. Its clock stands still.
+        pause_due: whether it is to be paused when the next round begins.
+        pause_reason: why it is or is to be paused, for people.
     """
 
     __pydantic_config__: ClassVar = {"ser_json_bytes": "base64", "val_json_bytes": "base64"}
@@ -186,6 +189,9 @@ class JobState:
     duty: CheckpointDuty | None = None
     sums: tuple[SumRecord, ...] = ()
     message: str = ""
+    paused_at: float | None = None
+    pause_due: bool = False
+    pause_reason: str = ""
 
     @property
     def active(self) -> tuple[str, ...]:
@@ -224,4 +230,5 @@ def without_key(mapping: Mapping[str, ValueT], key: str) -> dict[str, ValueT]:
 
 def ended(state: JobState, phase: Phase, message: str) -> JobState:
     """The state in one of the phases that end a job."""
-    return replace(state, phase=phase, deadline=None, duty=None, checkpoint_due=False, message=message)
+    over = replace(state, phase=phase, deadline=None, duty=None, checkpoint_due=False, message=message)
+    return replace(over, paused_at=None, pause_due=False, pause_reason="")

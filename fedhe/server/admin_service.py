@@ -25,6 +25,7 @@ from fedhe.server.places import JOB
 from fedhe.server.project_sites import ProjectSites
 from fedhe.server.records import ObjectRow
 from fedhe.server.runner import Runner
+from fedhe.server.steering import Steering
 from fedhe.server.submission import check_signature, make_job
 from fedhe.server.transfers import Transfers
 from fedhe.wire import AdminServicer, admin, federation
@@ -61,6 +62,7 @@ class AdminService(AdminServicer):
         self._gate = gate
         self._sites = sites
         self._stop = stop
+        self.steering = Steering(parts, runner)
         self._closing = False
 
     def close(self) -> None:
@@ -88,6 +90,8 @@ class AdminService(AdminServicer):
             peak_rss_bytes=await asyncio.to_thread(peak_rss_bytes),
             roster_version=roster.version,
             key_id=roster.key_id,
+            draining=self.steering.draining,
+            jobs_busy=self.steering.jobs_busy,
         )
 
     async def ListSites(self, _request: admin.ListSitesRequest, _context: Any) -> admin.ListSitesReply:
@@ -170,6 +174,7 @@ class AdminService(AdminServicer):
         return federation.Receipt()
 
     async def _start(self, job_id: str) -> None:
+        self.steering.check_may_start()
         also = self._decided("job-start-asked", {"job": job_id, "by": caller().name})
         await self._runner.feed(job_id, events.Start(self._parts.clock()), also)
 
@@ -182,6 +187,26 @@ class AdminService(AdminServicer):
         also = self._decided("job-abort-asked", {"job": request.job_id, "by": who, "reason": reason})
         event = events.Abort(f"{reason or 'no reason given'} (by {who})", self._parts.clock())
         await self._runner.feed(request.job_id, event, also)
+        return federation.Receipt()
+
+    async def PauseJob(self, request: admin.PauseJobRequest, _context: Any) -> federation.Receipt:
+        """Pauses a running job, now or when its next round begins."""
+        await self.steering.pause(request)
+        return federation.Receipt()
+
+    async def ResumeJob(self, request: admin.JobRef, _context: Any) -> federation.Receipt:
+        """Has a paused job go on."""
+        await self.steering.resume(request.job_id)
+        return federation.Receipt()
+
+    async def ChangeJob(self, request: admin.ChangeJobRequest, _context: Any) -> federation.Receipt:
+        """Changes a job's rounds and deadlines."""
+        await self.steering.change(request)
+        return federation.Receipt()
+
+    async def SetDrain(self, request: admin.SetDrainRequest, _context: Any) -> federation.Receipt:
+        """Drains the server for maintenance, or ends that."""
+        await self.steering.set_drain(request.on)
         return federation.Receipt()
 
     async def DeleteJob(self, request: admin.JobRef, _context: Any) -> federation.Receipt:

@@ -33,7 +33,7 @@ def _apply(state: JobState, directive: Directive) -> dict[str, Any]:
 
 
 _WORK: Mapping[Work, Callable[[JobState, Directive], dict[str, Any]]] = {
-    Work.WAIT: lambda _, one: {"wait": federation.Wait(reason=one.reason)},
+    Work.WAIT: lambda _, one: {"wait": federation.Wait(reason=one.reason, paused=one.paused)},
     Work.SEED: lambda _, _one: {"seed": federation.Seed()},
     Work.LOAD_CHECKPOINT: lambda _, one: {"load_checkpoint": federation.LoadCheckpoint(version=one.version)},
     Work.TRAIN: lambda _, one: {"train": federation.Train(round=one.round, attempt=one.attempt)},

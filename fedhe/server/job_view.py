@@ -26,19 +26,26 @@ def job_message(job: Job) -> admin.Job:
         model_version=max(job.state.version, 0),
         message=job.state.message,
         ended_at=job.row.ended_at,
+        paused_at=job.state.paused_at or 0.0,
+        pause_due=job.state.pause_due,
+        pause_reason=job.state.pause_reason,
     )
 
 
 def detail_message(job: Job, presence: Presence, now: float) -> admin.JobDetail:
     """All there is to see of a job now."""
+    state = job.state
     return admin.JobDetail(
         job=job_message(job),
         sites=[_site(job, site, presence, now) for site in job.state.config.sites],
-        deadline=job.state.deadline or 0.0,
+        deadline=0.0 if state.deadline is None or state.paused_at is not None else state.deadline,
         attempt=job.state.attempt,
         min_sites=job.state.config.min_sites,
         checkpoints=job.checkpoints,
         archive_digest=job.row.archive_digest.hex(),
+        train_deadline=state.config.train_deadline,
+        upload_deadline=state.config.upload_deadline,
+        apply_deadline=state.config.apply_deadline,
     )
 
 

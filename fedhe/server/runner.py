@@ -166,6 +166,19 @@ class Runner:
 
         await self._alone(delete())
 
+    async def write(self, write: Callable[[], None]) -> None:
+        """Writes what belongs to no job, between two events, to its end even if the call that asked is cut.
+
+        Raises:
+            ResourceError: the disk does not take it.
+        """
+
+        async def written() -> None:
+            await asyncio.to_thread(write)
+            await self.deliver_audit()
+
+        await self._alone(written())
+
     # ---- events ----
 
     async def feed(

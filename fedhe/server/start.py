@@ -220,6 +220,7 @@ async def _serve(
     try:
         await runner.resume()
         await sites.follow_roster()
+        await admin.steering.follow_drain()
         await server.start()
         if not await health.listen(installation.folder):
             parts.log.write("warning", f"{installation.folder} takes no socket, so fedhe-server health will not work")

@@ -43,4 +43,6 @@ def _job(row: records.JobRow) -> dict[str, Any]:
         "submitted_at": row.submitted_at,
         "ended_at": row.ended_at or None,
         "message": state["message"],
+        "paused_at": state.get("paused_at"),
+        "pause_reason": state.get("pause_reason") or None,
     }

@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 from fedhe.errors import NotFoundError, RemoteProtocolError, StateError
 from fedhe.he.ciphertext import MAX_CIPHERTEXTS, ChunkKind, Expectation, read_chunk
 from fedhe.rounds import events
-from fedhe.rounds.directive import Work, instruction_for
+from fedhe.rounds.directive import Work, work_for
 from fedhe.server import places, records
 from fedhe.server.blobs import BlobInfo
 from fedhe.server.jobs import Job, ObjectKey
@@ -166,8 +166,8 @@ class Transfers:
             records.update_contribution(connection, job_id, key.number, key.owner, **values)
 
     def _permit(self, job: Job, site: str, key: ObjectKey) -> Permit:
-        """What the site was asked to send is what it may send."""
-        asked, roster = instruction_for(job.state, site), job.state.roster
+        """What the site was asked to send is what it may send, also after the job was paused."""
+        asked, roster = work_for(job.state, site), job.state.roster
         place = _place(job, key)
         if asked is not None and key.kind == CHECKPOINT:
             version = asked.version if asked.work is Work.SEAL else 0

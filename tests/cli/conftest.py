@@ -44,6 +44,7 @@ admins:
 """
 SITES = ["hospitalA", "hospitalB", "hospitalC"]
 LEAD_ONLY = {"SetSite", "UpdateRoster", "SubmitJob", "StartJob", "AbortJob", "DeleteJob", "Shutdown"}
+LEAD_ONLY |= {"PauseJob", "ResumeJob", "ChangeJob", "SetDrain"}
 NOW = 1_700_000_000.0
 
 
@@ -121,6 +122,8 @@ class Script(AdminServicer):
     failures: list = field(default_factory=list)
     roster: object = None
     hold: threading.Event = None
+    draining: bool = False
+    busy: list = field(default_factory=list)
     damage: object = staticmethod(lambda data: data)
 
     def _check(self, method, context):
@@ -152,6 +155,8 @@ class Script(AdminServicer):
             peak_rss_bytes=120_000_000,
             roster_version=1,
             key_id=bytes(range(16)),
+            draining=self.draining,
+            jobs_busy=self.busy.pop(0) if self.busy else 0,
         )
 
     def list_sites(self, _):
@@ -263,6 +268,26 @@ class Script(AdminServicer):
             self.jobs[request.job_id] = entry.job
             yield entry
 
+    def pause_job(self, request):
+        job = self._job(request.job_id)
+        job.pause_reason, job.pause_due = request.reason, request.after_round
+        job.paused_at = 0 if request.after_round else NOW
+        return federation.Receipt()
+
+    def resume_job(self, request):
+        job = self._job(request.job_id)
+        job.paused_at, job.pause_due, job.pause_reason = 0, False, ""
+        return federation.Receipt()
+
+    def change_job(self, request):
+        self._job(request.job_id)
+        self.calls.append(("request", request))
+        return federation.Receipt()
+
+    def set_drain(self, request):
+        self.draining = request.on
+        return federation.Receipt()
+
     def read_log(self, request):
         self.calls.append(("request", request))
         while self.log:
@@ -308,6 +333,7 @@ def _abort(context, error):
 
 for _method in [
     *("GetStatus", "ListSites", "SetSite", "UpdateRoster", "SubmitJob", "ListJobs", "ShowJob", "StartJob", "AbortJob"),
+    *("PauseJob", "ResumeJob", "ChangeJob", "SetDrain"),
     *("DeleteJob", "ListRounds", "DescribeObject", "GetChunk", "Shutdown"),
 ]:
     _snake = "".join(f"_{sign.lower()}" if sign.isupper() else sign for sign in _method).removeprefix("_")

@@ -12,7 +12,20 @@ from fedhe import __version__
 from fedhe.cli import provision
 from fedhe.cli.admin import app
 
-NEEDS_LEAD = {"disable", "enable", "submit", "start", "abort", "delete", "update", "shutdown"}
+NEEDS_LEAD = {
+    "disable",
+    "enable",
+    "submit",
+    "start",
+    "abort",
+    "delete",
+    "update",
+    "shutdown",
+    "pause",
+    "resume",
+    "change",
+    "drain",
+}
 
 
 def every_command(command, path=()):
@@ -36,7 +49,7 @@ def test_the_help_of_each_command_teaches_with_an_example(fedhe_admin, monkeypat
 
 
 def test_listings_print_json():
-    listing = {"status", "list", "show", "watch", "logs", "submit", "check", "download", "open"}
+    listing = {"status", "list", "show", "watch", "logs", "submit", "check", "download", "open", "drain"}
     have = {path[-1] for path, command in COMMANDS if any("--json" in option.opts for option in command.params)}
     assert have == listing
 

@@ -20,6 +20,8 @@ from fedhe.rounds.effects import DropSums, DropUploads, StartSum
 from fedhe.rounds.events import (
     Abort,
     CheckpointFinished,
+    Continue,
+    Pause,
     Problem,
     Resumed,
     SiteApplied,
@@ -42,7 +44,7 @@ STATE = TypeAdapter(JobState)
 CALM_STEPS = 400
 
 names = st.sampled_from((*NAMES, LATECOMER))
-FAULTS = ("problems", "approval", "disks", "revoked", "newcomer", "abort")
+FAULTS = ("problems", "approval", "disks", "revoked", "newcomer", "abort", "pause")
 
 
 def possible(*faults):
@@ -277,6 +279,18 @@ class Federation(RuleBasedStateMachine):
         self.state = STATE.validate_json(STATE.dump_json(self.state))
         self.feed(Resumed(self.now))
 
+    @rule(after_round=st.booleans())
+    @possible("pause")
+    def an_admin_pauses(self, after_round):
+        if self.state.phase.running:
+            self.feed(Pause("maintenance", after_round, self.now))
+
+    @rule()
+    @possible("pause")
+    def an_admin_has_it_go_on(self):
+        if self.state.phase.running:
+            self.feed(Continue(self.now))
+
     @rule()
     @possible("abort")
     def an_admin_aborts(self):
@@ -351,6 +365,8 @@ class Federation(RuleBasedStateMachine):
             site.waiting = site.refuses = False
             if site.name in self.state.config.sites:
                 self.feed(SiteBack(site.name, self.now))
+        if self.state.phase.running:
+            self.feed(Continue(self.now))
         if self.state.phase is Phase.SUBMITTED:
             self.feed(Start(self.now))
         for _ in range(CALM_STEPS):

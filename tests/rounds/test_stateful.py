@@ -16,7 +16,10 @@ from fedhe.rounds.directive import Work, instruction_for, site_state
 from fedhe.rounds.effects import Announce, DropSums, DropUploads, StartSum
 from fedhe.rounds.events import (
     Abort,
+    Change,
     CheckpointFinished,
+    Continue,
+    Pause,
     Problem,
     Resumed,
     SiteApplied,
@@ -38,6 +41,7 @@ LATECOMER = "e"
 STRANGER = "x"
 EVERYBODY = (*SITES, LATECOMER, STRANGER)
 STATE = TypeAdapter(JobState)
+DEADLINES = ("train_deadline", "upload_deadline", "apply_deadline")
 CALM_TURNS = 120
 
 names = st.sampled_from(EVERYBODY)
@@ -109,6 +113,7 @@ class Anything(RuleBasedStateMachine):
             self.summed.add((event.round, event.attempt))
         self.check_effects(before, after, effects)
         self.check_version(before, after)
+        self.check_pause(before, after, event)
         if after.phase is Phase.FAILED and not before.phase.ended and not self.lies:
             left = set(after.config.sites) - {*after.failed, *after.declined}
             assert len(left) < after.config.min_sites, after.message
@@ -154,6 +159,24 @@ class Anything(RuleBasedStateMachine):
             assert (before.phase, roster.round) == (Phase.APPLY, after.version)
             assert (roster.round, roster.attempt) in self.summed
             assert len(roster.sites) >= before.config.min_sites
+
+    def check_pause(self, before, after, event):
+        """A paused job's clock stands still, and a round that begins while a pause is due is paused."""
+        if after.phase.ended:
+            assert (after.paused_at, after.pause_due) == (None, False)
+            return
+        if isinstance(event, Tick) and before.paused_at is not None:
+            assert after == before
+        if isinstance(event, Continue) and before.paused_at is not None and before.deadline is not None:
+            assert after.deadline - event.now == before.deadline - before.paused_at
+        if isinstance(event, Change) and after.deadline is not None and after != before:
+            lengths = {name: getattr(after.config, name) - getattr(before.config, name) for name in DEADLINES}
+            assert after.deadline - before.deadline in {0.0, *lengths.values()}
+        ahead = {name for name in after.active if after.versions.get(name, NO_VERSION) > max(after.newest, 0)}
+        assert not ahead or after.paused_at is not None or not after.phase.running
+        if before.pause_due and after.round > before.round:
+            assert after.paused_at is not None
+        assert after.config.rounds >= after.round
 
     # ---- honest sites ----
 
@@ -263,6 +286,9 @@ class Anything(RuleBasedStateMachine):
             st.builds(SiteGone, names, st.just("disabled"), now),
             st.builds(SiteBack, names, now),
             st.builds(Start, now),
+            st.builds(Pause, st.sampled_from(["", "maintenance"]), st.booleans(), now),
+            st.builds(Continue, now),
+            st.builds(Change, now, st.none() | st.integers(1, 5), *[st.none() | st.sampled_from([60.0, 200.0])] * 3),
         )
 
     @rule(seconds=st.sampled_from([1.0, 30.0, 60.0, 150.0]))
@@ -316,6 +342,7 @@ class Anything(RuleBasedStateMachine):
             assert (directive is None) == (name not in self.state.config.sites)
             if directive is not None:
                 self.check_directive(name, directive)
+                assert self.state.paused_at is None or directive.work is Work.WAIT, "a paused job asks for something"
                 assert site_state(self.state, name)
 
     def check_directive(self, name, directive):
@@ -354,12 +381,14 @@ class Anything(RuleBasedStateMachine):
             return
         for name in self.state.config.sites:
             self.feed(SiteBack(name, self.now))
+        self.feed(Continue(self.now))
         if self.state.phase is Phase.SUBMITTED:
             assert self.feed(Start(self.now))
         for _ in range(CALM_TURNS):
             self.now += 30.0
             self.feed(Tick(self.now))
             self.everybody_works()
+            self.feed(Continue(self.now))  # refused before all have said what they hold, if one was said to be ahead
             self.every_instruction_can_be_followed_and_keeps_its_meaning()
             if self.state.phase.ended:
                 break

@@ -52,6 +52,8 @@ class ServerStatus(_message.Message):
     PEAK_RSS_BYTES_FIELD_NUMBER: _builtins.int
     ROSTER_VERSION_FIELD_NUMBER: _builtins.int
     KEY_ID_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    JOBS_BUSY_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     software_version: _builtins.str
     started_at: _builtins.float
@@ -64,6 +66,10 @@ class ServerStatus(_message.Message):
     peak_rss_bytes: _builtins.int
     roster_version: _builtins.int
     key_id: _builtins.bytes
+    draining: _builtins.bool
+    """no job starts, and those that run pause when their next round begins"""
+    jobs_busy: _builtins.int
+    """jobs that run and are not paused"""
     def __init__(
         self,
         *,
@@ -79,10 +85,12 @@ class ServerStatus(_message.Message):
         peak_rss_bytes: _builtins.int = ...,
         roster_version: _builtins.int = ...,
         key_id: _builtins.bytes = ...,
+        draining: _builtins.bool = ...,
+        jobs_busy: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk_free_bytes", b"disk_free_bytes", "disk_used_bytes", b"disk_used_bytes", "jobs_running", b"jobs_running", "key_id", b"key_id", "peak_rss_bytes", b"peak_rss_bytes", "project", b"project", "roster_version", b"roster_version", "server_time", b"server_time", "sites_known", b"sites_known", "sites_online", b"sites_online", "software_version", b"software_version", "started_at", b"started_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk_free_bytes", b"disk_free_bytes", "disk_used_bytes", b"disk_used_bytes", "draining", b"draining", "jobs_busy", b"jobs_busy", "jobs_running", b"jobs_running", "key_id", b"key_id", "peak_rss_bytes", b"peak_rss_bytes", "project", b"project", "roster_version", b"roster_version", "server_time", b"server_time", "sites_known", b"sites_known", "sites_online", b"sites_online", "software_version", b"software_version", "started_at", b"started_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -296,6 +304,98 @@ class AbortJobRequest(_message.Message):
 Global___AbortJobRequest: _TypeAlias = AbortJobRequest  # noqa: Y015
 
 @_typing.final
+class PauseJobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    AFTER_ROUND_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    reason: _builtins.str
+    after_round: _builtins.bool
+    """not now, but when the next round begins"""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        after_round: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_round", b"after_round", "job_id", b"job_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseJobRequest: _TypeAlias = PauseJobRequest  # noqa: Y015
+
+@_typing.final
+class ChangeJobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
+    TRAIN_DEADLINE_FIELD_NUMBER: _builtins.int
+    UPLOAD_DEADLINE_FIELD_NUMBER: _builtins.int
+    APPLY_DEADLINE_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    rounds: _builtins.int
+    train_deadline: _builtins.float
+    """seconds, as are the others"""
+    upload_deadline: _builtins.float
+    apply_deadline: _builtins.float
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        rounds: _builtins.int | None = ...,
+        train_deadline: _builtins.float | None = ...,
+        upload_deadline: _builtins.float | None = ...,
+        apply_deadline: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_apply_deadline", b"_apply_deadline", "_rounds", b"_rounds", "_train_deadline", b"_train_deadline", "_upload_deadline", b"_upload_deadline", "apply_deadline", b"apply_deadline", "rounds", b"rounds", "train_deadline", b"train_deadline", "upload_deadline", b"upload_deadline"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_apply_deadline", b"_apply_deadline", "_rounds", b"_rounds", "_train_deadline", b"_train_deadline", "_upload_deadline", b"_upload_deadline", "apply_deadline", b"apply_deadline", "job_id", b"job_id", "rounds", b"rounds", "train_deadline", b"train_deadline", "upload_deadline", b"upload_deadline"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__apply_deadline: _TypeAlias = _typing.Literal["apply_deadline"]  # noqa: Y015
+    _WhichOneofArgType__apply_deadline: _TypeAlias = _typing.Literal["_apply_deadline", b"_apply_deadline"]  # noqa: Y015
+    _WhichOneofReturnType__rounds: _TypeAlias = _typing.Literal["rounds"]  # noqa: Y015
+    _WhichOneofArgType__rounds: _TypeAlias = _typing.Literal["_rounds", b"_rounds"]  # noqa: Y015
+    _WhichOneofReturnType__train_deadline: _TypeAlias = _typing.Literal["train_deadline"]  # noqa: Y015
+    _WhichOneofArgType__train_deadline: _TypeAlias = _typing.Literal["_train_deadline", b"_train_deadline"]  # noqa: Y015
+    _WhichOneofReturnType__upload_deadline: _TypeAlias = _typing.Literal["upload_deadline"]  # noqa: Y015
+    _WhichOneofArgType__upload_deadline: _TypeAlias = _typing.Literal["_upload_deadline", b"_upload_deadline"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__apply_deadline) -> _WhichOneofReturnType__apply_deadline | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rounds) -> _WhichOneofReturnType__rounds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__train_deadline) -> _WhichOneofReturnType__train_deadline | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__upload_deadline) -> _WhichOneofReturnType__upload_deadline | None: ...
+
+Global___ChangeJobRequest: _TypeAlias = ChangeJobRequest  # noqa: Y015
+
+@_typing.final
+class SetDrainRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ON_FIELD_NUMBER: _builtins.int
+    on: _builtins.bool
+    def __init__(
+        self,
+        *,
+        on: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["on", b"on"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetDrainRequest: _TypeAlias = SetDrainRequest  # noqa: Y015
+
+@_typing.final
 class ListJobsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -344,6 +444,9 @@ class Job(_message.Message):
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     ENDED_AT_FIELD_NUMBER: _builtins.int
+    PAUSED_AT_FIELD_NUMBER: _builtins.int
+    PAUSE_DUE_FIELD_NUMBER: _builtins.int
+    PAUSE_REASON_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     name: _builtins.str
     submitted_by: _builtins.str
@@ -357,6 +460,11 @@ class Job(_message.Message):
     message: _builtins.str
     """why it waits, failed or was aborted"""
     ended_at: _builtins.float
+    paused_at: _builtins.float
+    """seconds since 1970; 0 if it is not paused"""
+    pause_due: _builtins.bool
+    """it pauses when the next round begins"""
+    pause_reason: _builtins.str
     def __init__(
         self,
         *,
@@ -370,10 +478,13 @@ class Job(_message.Message):
         model_version: _builtins.int = ...,
         message: _builtins.str = ...,
         ended_at: _builtins.float = ...,
+        paused_at: _builtins.float = ...,
+        pause_due: _builtins.bool = ...,
+        pause_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "job_id", b"job_id", "message", b"message", "model_version", b"model_version", "name", b"name", "phase", b"phase", "round", b"round", "rounds", b"rounds", "submitted_at", b"submitted_at", "submitted_by", b"submitted_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "job_id", b"job_id", "message", b"message", "model_version", b"model_version", "name", b"name", "pause_due", b"pause_due", "pause_reason", b"pause_reason", "paused_at", b"paused_at", "phase", b"phase", "round", b"round", "rounds", b"rounds", "submitted_at", b"submitted_at", "submitted_by", b"submitted_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -390,12 +501,19 @@ class JobDetail(_message.Message):
     MIN_SITES_FIELD_NUMBER: _builtins.int
     CHECKPOINTS_FIELD_NUMBER: _builtins.int
     ARCHIVE_DIGEST_FIELD_NUMBER: _builtins.int
+    TRAIN_DEADLINE_FIELD_NUMBER: _builtins.int
+    UPLOAD_DEADLINE_FIELD_NUMBER: _builtins.int
+    APPLY_DEADLINE_FIELD_NUMBER: _builtins.int
     deadline: _builtins.float
     """when the phase's deadline passes; 0 if none"""
     attempt: _builtins.int
     min_sites: _builtins.int
     archive_digest: _builtins.str
     """hex SHA-256"""
+    train_deadline: _builtins.float
+    """how long each phase may take, seconds"""
+    upload_deadline: _builtins.float
+    apply_deadline: _builtins.float
     @_builtins.property
     def job(self) -> Global___Job: ...
     @_builtins.property
@@ -414,10 +532,13 @@ class JobDetail(_message.Message):
         min_sites: _builtins.int = ...,
         checkpoints: _abc.Iterable[_builtins.int] | None = ...,
         archive_digest: _builtins.str = ...,
+        train_deadline: _builtins.float = ...,
+        upload_deadline: _builtins.float = ...,
+        apply_deadline: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive_digest", b"archive_digest", "attempt", b"attempt", "checkpoints", b"checkpoints", "deadline", b"deadline", "job", b"job", "min_sites", b"min_sites", "sites", b"sites"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply_deadline", b"apply_deadline", "archive_digest", b"archive_digest", "attempt", b"attempt", "checkpoints", b"checkpoints", "deadline", b"deadline", "job", b"job", "min_sites", b"min_sites", "sites", b"sites", "train_deadline", b"train_deadline", "upload_deadline", b"upload_deadline"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

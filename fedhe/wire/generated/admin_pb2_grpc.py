@@ -80,6 +80,21 @@ class AdminStub:
                 request_serializer=fedhe_dot_v1_dot_admin__pb2.AbortJobRequest.SerializeToString,
                 response_deserializer=fedhe_dot_v1_dot_federation__pb2.Receipt.FromString,
                 _registered_method=True)
+        self.PauseJob = channel.unary_unary(
+                '/fedhe.v1.Admin/PauseJob',
+                request_serializer=fedhe_dot_v1_dot_admin__pb2.PauseJobRequest.SerializeToString,
+                response_deserializer=fedhe_dot_v1_dot_federation__pb2.Receipt.FromString,
+                _registered_method=True)
+        self.ResumeJob = channel.unary_unary(
+                '/fedhe.v1.Admin/ResumeJob',
+                request_serializer=fedhe_dot_v1_dot_admin__pb2.JobRef.SerializeToString,
+                response_deserializer=fedhe_dot_v1_dot_federation__pb2.Receipt.FromString,
+                _registered_method=True)
+        self.ChangeJob = channel.unary_unary(
+                '/fedhe.v1.Admin/ChangeJob',
+                request_serializer=fedhe_dot_v1_dot_admin__pb2.ChangeJobRequest.SerializeToString,
+                response_deserializer=fedhe_dot_v1_dot_federation__pb2.Receipt.FromString,
+                _registered_method=True)
         self.DeleteJob = channel.unary_unary(
                 '/fedhe.v1.Admin/DeleteJob',
                 request_serializer=fedhe_dot_v1_dot_admin__pb2.JobRef.SerializeToString,
@@ -109,6 +124,11 @@ class AdminStub:
                 '/fedhe.v1.Admin/GetChunk',
                 request_serializer=fedhe_dot_v1_dot_federation__pb2.GetChunkRequest.SerializeToString,
                 response_deserializer=fedhe_dot_v1_dot_federation__pb2.Chunk.FromString,
+                _registered_method=True)
+        self.SetDrain = channel.unary_unary(
+                '/fedhe.v1.Admin/SetDrain',
+                request_serializer=fedhe_dot_v1_dot_admin__pb2.SetDrainRequest.SerializeToString,
+                response_deserializer=fedhe_dot_v1_dot_federation__pb2.Receipt.FromString,
                 _registered_method=True)
         self.Shutdown = channel.unary_unary(
                 '/fedhe.v1.Admin/Shutdown',
@@ -182,6 +202,29 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseJob(self, request, context):
+        """A paused job asks sites for nothing and its deadlines stand still.
+        lead
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeJob(self, request, context):
+        """lead
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangeJob(self, request, context):
+        """Changes rounds and deadlines; no more rounds than the signed job has.
+        lead
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteJob(self, request, context):
         """lead
         """
@@ -217,6 +260,14 @@ class AdminServicer:
 
     def GetChunk(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetDrain(self, request, context):
+        """Has all jobs pause when their next round begins and none start; or go on. For maintenance of the server.
+        lead
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -276,6 +327,21 @@ def add_AdminServicer_to_server(servicer, server):
                     request_deserializer=fedhe_dot_v1_dot_admin__pb2.AbortJobRequest.FromString,
                     response_serializer=fedhe_dot_v1_dot_federation__pb2.Receipt.SerializeToString,
             ),
+            'PauseJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseJob,
+                    request_deserializer=fedhe_dot_v1_dot_admin__pb2.PauseJobRequest.FromString,
+                    response_serializer=fedhe_dot_v1_dot_federation__pb2.Receipt.SerializeToString,
+            ),
+            'ResumeJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeJob,
+                    request_deserializer=fedhe_dot_v1_dot_admin__pb2.JobRef.FromString,
+                    response_serializer=fedhe_dot_v1_dot_federation__pb2.Receipt.SerializeToString,
+            ),
+            'ChangeJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeJob,
+                    request_deserializer=fedhe_dot_v1_dot_admin__pb2.ChangeJobRequest.FromString,
+                    response_serializer=fedhe_dot_v1_dot_federation__pb2.Receipt.SerializeToString,
+            ),
             'DeleteJob': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteJob,
                     request_deserializer=fedhe_dot_v1_dot_admin__pb2.JobRef.FromString,
@@ -305,6 +371,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.GetChunk,
                     request_deserializer=fedhe_dot_v1_dot_federation__pb2.GetChunkRequest.FromString,
                     response_serializer=fedhe_dot_v1_dot_federation__pb2.Chunk.SerializeToString,
+            ),
+            'SetDrain': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetDrain,
+                    request_deserializer=fedhe_dot_v1_dot_admin__pb2.SetDrainRequest.FromString,
+                    response_serializer=fedhe_dot_v1_dot_federation__pb2.Receipt.SerializeToString,
             ),
             'Shutdown': grpc.unary_unary_rpc_method_handler(
                     servicer.Shutdown,
@@ -566,6 +637,87 @@ class Admin:
             _registered_method=True)
 
     @staticmethod
+    def PauseJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedhe.v1.Admin/PauseJob',
+            fedhe_dot_v1_dot_admin__pb2.PauseJobRequest.SerializeToString,
+            fedhe_dot_v1_dot_federation__pb2.Receipt.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedhe.v1.Admin/ResumeJob',
+            fedhe_dot_v1_dot_admin__pb2.JobRef.SerializeToString,
+            fedhe_dot_v1_dot_federation__pb2.Receipt.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedhe.v1.Admin/ChangeJob',
+            fedhe_dot_v1_dot_admin__pb2.ChangeJobRequest.SerializeToString,
+            fedhe_dot_v1_dot_federation__pb2.Receipt.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def DeleteJob(request,
             target,
             options=(),
@@ -717,6 +869,33 @@ class Admin:
             '/fedhe.v1.Admin/GetChunk',
             fedhe_dot_v1_dot_federation__pb2.GetChunkRequest.SerializeToString,
             fedhe_dot_v1_dot_federation__pb2.Chunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetDrain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedhe.v1.Admin/SetDrain',
+            fedhe_dot_v1_dot_admin__pb2.SetDrainRequest.SerializeToString,
+            fedhe_dot_v1_dot_federation__pb2.Receipt.FromString,
             options,
             channel_credentials,
             insecure,

@@ -173,7 +173,7 @@ class SmallServer(FederationServicer):
         instruction = federation.Instruction(id=directive.id, job_id=job.state.job_id)
         match directive.work:
             case Work.WAIT:
-                instruction.wait.reason = directive.reason
+                instruction.wait.reason, instruction.wait.paused = directive.reason, directive.paused
             case Work.SEED:
                 instruction.seed.SetInParent()
             case Work.LOAD_CHECKPOINT:
