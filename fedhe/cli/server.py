@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from fedhe import __version__
+from fedhe.cli import server_backup
 from fedhe.cli.output import local_time, print_json, print_table
 from fedhe.cli.run import EXIT_CODES_HELP, run
 from fedhe.errors import ConfigError, StateError, UnavailableError
@@ -214,6 +215,11 @@ def health(*, home: HomeOption = DEFAULT_HOME) -> None:
     Example: fedhe-server health
     """
     typer.echo(check_health(server_folder(home)))
+
+
+app.command()(server_backup.backup)
+app.command("restore")(server_backup.restore_backup)
+app.command()(server_backup.verify)
 
 
 def server_folder(home: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The pages for coordinator, hospital, data scientist and security officer, run as one story on one computer.
+"""The pages for coordinator, hospital, data scientist, security officer and operator, run as one story on one computer.
 
 A comment above a block says when it runs: `run: N`, `background: N: text to wait for`, `each site: N`, `each site
 background: N: text`. `write: FILE` above a YAML block puts it there. The story's job is a small one, under the name
@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TINY_JOB = ROOT / "tests" / "e2e" / "tiny_job"
-PAGES = ["coordinator.md", "hospital.md", "data-scientist.md", "security-officer.md"]
+PAGES = ["coordinator.md", "hospital.md", "data-scientist.md", "security-officer.md", "operator.md"]
 SITES = ["hospitalA", "hospitalB", "hospitalC"]
 WRITE = re.compile(r"<!-- write: (?P<file>\S+) -->\n```\w+\n(?P<body>.*?)```", re.DOTALL)
 PATIENCE_SECONDS = 120

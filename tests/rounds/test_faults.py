@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from fedhe.errors import RemoteProtocolError, StateError
-from fedhe.rounds.directive import Work, instruction_for
+from fedhe.rounds.directive import Work, instruction_for, work_for
 from fedhe.rounds.effects import Announce
 from fedhe.rounds.events import (
     CheckpointFinished,
@@ -129,10 +129,13 @@ def test_saying_again_that_a_version_is_applied_is_not_announced_again(applying)
     assert step(once, SiteApplied("a", 1, PRINT[1], 8.0)) == (once, ())
 
 
-def test_a_site_ahead_of_the_server_is_told_so_and_takes_no_part(training):
-    directive = instruction_for(after(training, SiteSeen("b", 3, False, 4.0)), "b")
-    assert directive.work is Work.WAIT
-    assert "holds version 3, the server knows 0" in directive.reason
+def test_a_site_ahead_of_the_server_pauses_the_job_and_all_are_told_why(training):
+    state = after(training, SiteSeen("b", 3, False, 4.0))
+    for site in ("a", "b", "c"):
+        directive = instruction_for(state, site)
+        assert directive.work is Work.WAIT
+        assert "b holds version 3 of the model, this server knows 0" in directive.reason
+    assert work_for(state, "b").reason.startswith("this site holds version 3, the server knows 0")
 
 
 def test_a_site_outside_the_job_is_not_heard(training):

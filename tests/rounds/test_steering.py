@@ -12,6 +12,7 @@ from fedhe.rounds.events import (
     Continue,
     Pause,
     SiteApplied,
+    SiteGone,
     SiteReady,
     SiteSeen,
     Start,
@@ -162,6 +163,22 @@ def test_once_the_last_sum_is_published_the_number_of_rounds_is_settled(training
     with pytest.raises(StateError, match="the last one, is published"):
         step(last, Change(2.0, rounds=3))
     assert step(last, Change(2.0, rounds=1)) == (last, ())
+
+
+def test_a_job_whose_server_was_set_back_goes_on_only_without_the_site_that_is_ahead(training):
+    ahead = after(training, SiteSeen("b", 2, waiting=False, now=5.0))
+    assert ahead.paused_at == 5.0
+    with pytest.raises(StateError, match="cannot go on: b holds version 2 of the model, this server knows 0"):
+        step(ahead, Continue(6.0))
+    assert after(ahead, SiteGone("b", "given up", 6.0), Continue(7.0)).paused_at is None
+    # it may also have been a mistake of the site's, which its next poll mends
+    assert after(ahead, SiteSeen("b", 0, waiting=False, now=6.0), Continue(7.0)).paused_at is None
+
+
+def test_a_seeder_that_holds_its_first_model_is_not_ahead(job):
+    seeding = after(job, Start(0.0), SiteSeen("a", 0, waiting=False, now=0.0))
+    assert (seeding.phase, seeding.paused_at) == (Phase.SEEDING, None)
+    assert after(seeding, SiteSeen("b", 1, waiting=False, now=0.0)).paused_at == 0.0
 
 
 def test_a_state_of_before_there_were_pauses_loads(training):
