@@ -34,10 +34,14 @@ REQUESTS = {
     "ShowJob": admin.JobRef,
     "StartJob": admin.JobRef,
     "AbortJob": admin.AbortJobRequest,
+    "PauseJob": admin.PauseJobRequest,
+    "ResumeJob": admin.JobRef,
+    "ChangeJob": admin.ChangeJobRequest,
     "DeleteJob": admin.JobRef,
     "ListRounds": admin.JobRef,
     "WatchJob": admin.JobRef,
     "ReadLog": admin.ReadLogRequest,
+    "SetDrain": admin.SetDrainRequest,
     "Shutdown": admin.ShutdownRequest,
 }
 
