@@ -1,6 +1,7 @@
 """`fedhe-server`: installs the server's kit, runs the server, looks after one that runs on this machine."""
 
 import os
+import re
 import signal
 import sys
 import time
@@ -23,6 +24,7 @@ from fedhe.trust.installation import load_installation, store_roster
 from fedhe.trust.roster import MAX_ROSTER_BYTES
 
 STOP_POLL_SECONDS = 0.1
+_UNITS = {"M": 10**6, "G": 10**9, "T": 10**12}
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -119,6 +121,16 @@ def start(
             help="Rounds of up to this many sites halve their download, at some work for the sites (fast engine only).",
         ),
     ] = MAX_FORWARDED_SEEDS,
+    disk_budget: Annotated[
+        str | None,
+        typer.Option(
+            "--disk-budget",
+            metavar="SIZE",
+            help="What ciphertexts and checkpoints may take, such as 500M, 200G or 2T; beyond it sites wait. "
+            "Near it, all sealed checkpoints but the newest of each job are dropped.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Run the server until it is stopped; jobs go on where they were.
 
@@ -127,10 +139,24 @@ def start(
     Example: fedhe-server start --listen 0.0.0.0:8443
     """
     os.umask(0o077)
-    ended = serve(server_folder(home), listen=listen, json_logs=json_logs, max_forwarded=forward_seeds)
+    ended = serve(
+        server_folder(home),
+        listen=listen,
+        json_logs=json_logs,
+        max_forwarded=forward_seeds,
+        disk_budget=None if disk_budget is None else _bytes_of("--disk-budget", disk_budget),
+    )
     if ended is Ended.RESTART:
         # The same process, started over: a supervisor keeps its hold on it, and new software takes effect.
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 -- our own command line again
+
+
+def _bytes_of(flag: str, text: str) -> int:
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)([MGT])B?", text.strip(), re.IGNORECASE)
+    size = float(match[1]) * _UNITS[match[2].upper()] if match else 0.0
+    if size < _UNITS["M"]:
+        raise ConfigError(f"{flag}: expected a size of at least 1M, such as 500M, 200G or 2T, got {text[:40]!r}")
+    return int(size)
 
 
 @app.command()

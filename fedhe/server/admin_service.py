@@ -87,6 +87,7 @@ class AdminService(AdminServicer):
             jobs_running=sum(job.state.phase.running for job in self._runner.jobs.values()),
             disk_used_bytes=used,
             disk_free_bytes=free,
+            disk_budget_bytes=self._parts.budget.limit or 0,
             peak_rss_bytes=await asyncio.to_thread(peak_rss_bytes),
             roster_version=roster.version,
             key_id=roster.key_id,
@@ -132,6 +133,7 @@ class AdminService(AdminServicer):
             params=self._parts.params,
             now=self._parts.clock(),
         )
+        self._parts.budget.admit(len(request.archive))
         row = await asyncio.to_thread(self._store_archive, job, write_signed_job(signed))
         job.objects[ObjectKey(JOB)] = row
         said = {"job": job.job_id, "name": job.row.name, "by": caller().name, "digest": job.row.archive_digest}

@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fedhe.he.params import CkksParams
 from fedhe.server.audit import Audit
 from fedhe.server.blobs import BlobStore
+from fedhe.server.disk_budget import DiskBudget
 from fedhe.server.log_book import LogBook
 from fedhe.server.presence import Presence
 from fedhe.server.roster_file import RosterFile
@@ -37,4 +38,5 @@ class Parts:
     log: ServerLog
     max_forwarded: int
     started_at: float
+    budget: DiskBudget = field(default_factory=DiskBudget)
     clock: Callable[[], float] = time.time

@@ -29,6 +29,7 @@ from fedhe.server.access import Gate
 from fedhe.server.admin_service import AdminService
 from fedhe.server.audit import Audit
 from fedhe.server.blobs import BlobStore
+from fedhe.server.disk_budget import DiskBudget
 from fedhe.server.federation_service import FederationService
 from fedhe.server.health import Health
 from fedhe.server.jobs import Job, key_of, read_state
@@ -41,6 +42,7 @@ from fedhe.server.project_sites import ProjectSites, read_followed
 from fedhe.server.roster_file import RosterFile
 from fedhe.server.runner import Runner
 from fedhe.server.server_log import ServerLog
+from fedhe.server.spare_checkpoints import BudgetKeeper
 from fedhe.server.store import open_store, sqlite_url
 from fedhe.server.transfers import Transfers
 from fedhe.trust.installation import ROSTER_FILE, Installation, assert_no_key_material, load_installation
@@ -103,6 +105,7 @@ def serve(
     listen: str | None = None,
     json_logs: bool = False,
     max_forwarded: int = MAX_FORWARDED_SEEDS,
+    disk_budget: int | None = None,
 ) -> Ended:
     """Runs the server of a folder until SIGTERM, SIGINT or an admin's `shutdown`.
 
@@ -113,6 +116,7 @@ def serve(
         listen: `ADDR:PORT`; by default all addresses and the port of the project file.
         json_logs: log JSON lines.
         max_forwarded: for how many sites, at most, a sum carries their seeds (he/sums.py).
+        disk_budget: bytes that blobs may take; None for as many as the disk takes.
 
     Raises:
         TrustError: the kit is not to be trusted, has expired, or a key that decrypts is in the folder.
@@ -129,7 +133,8 @@ def serve(
     holder = Holder(os.getpid(), "", time.time(), __version__)
     lock = LockFile.acquire(folder / LOCK_FILE, holder)
     try:
-        with _parts(installation, json_logs=json_logs, max_forwarded=max_forwarded) as (parts, jobs):
+        with _parts(installation, json_logs=json_logs, max_forwarded=max_forwarded) as (unlimited, jobs):
+            parts = replace(unlimited, budget=DiskBudget(disk_budget))
 
             def ready(listening: Address) -> None:
                 lock.describe(replace(holder, address=str(listening)))
@@ -296,10 +301,12 @@ async def _ticking(parts: Parts, runner: Runner, sites: ProjectSites) -> AsyncIt
 
 async def _tick_for_ever(parts: Parts, runner: Runner, sites: ProjectSites) -> None:
     saved = parts.clock()
+    keeper = BudgetKeeper(parts, runner)
     while True:
         try:
             await sites.follow_roster()
             await runner.tick()
+            await keeper.look(now=parts.clock())
             if parts.clock() - saved >= SAVE_PRESENCE_SECONDS:
                 saved = parts.clock()
                 await _save_presence(parts)

@@ -115,6 +115,7 @@ class Transfers:
             self._check_ciphertexts(job, key.owner, chunk.index, chunk.data)
         else:
             refuse_keys(chunk.data, f"chunk {chunk.index} of {_named(ref)}")
+        self._parts.budget.admit(len(chunk.data))
         self._parts.blobs.put(place, chunk.index, chunk.data, chunk.digest)
         return True
 

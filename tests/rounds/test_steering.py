@@ -77,6 +77,13 @@ def test_no_deadline_comes_nearer_while_it_is_paused(training, entry):
     assert after(going, Tick(1100.0)).phase is Phase.UPLOAD
 
 
+def test_a_deadline_that_had_passed_when_it_was_paused_counts_once_it_goes_on(training, entry):
+    ready = after(training, *[SiteReady(1, 1, entry(site), 5.0) for site in ("a", "b")])
+    paused = after(ready, Pause("", after_round=False, now=150.0), Tick(160.0))
+    assert paused.phase is Phase.TRAIN
+    assert after(paused, Continue(170.0), Tick(171.0)).phase is Phase.UPLOAD
+
+
 def test_what_was_under_way_is_taken_and_its_deadline_begins_with_the_job_going_on(training, entry):
     paused = after(training, Pause("", after_round=False, now=40.0))
     sealed = after(paused, *[SiteReady(1, 1, entry(site), 500.0) for site in SITES])

@@ -6,6 +6,8 @@ import time
 import pytest
 
 from fedhe.errors import RemoteProtocolError, StateError, TrustError
+from fedhe.server import records
+from fedhe.server.store import open_store, sqlite_url
 from fedhe.wire import admin
 from fedhe.wire.chunking import bitmap_indices
 
@@ -157,3 +159,18 @@ def test_ending_a_drain_leaves_alone_what_an_admin_paused(world):
     drain(world)
     drain(world, on=False)
     assert world.lead.show(job).job.paused_at > 0
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_a_server_that_died_while_it_told_the_jobs_to_drain_or_go_on_tells_the_rest_after_the_restart(world, on):
+    job = world.submit(rounds=2)
+    world.run(job, {"train"})
+    if not on:
+        drain(world)
+    world.server.end(signal.SIGKILL)
+    store = open_store(sqlite_url(world.server.folder / "server.db"))
+    with store.write() as connection:  # as far as it came: what was asked for, and not yet the jobs
+        records.set_setting(connection, "drain", "true" if on else "false")
+    store.close()
+    world.server.start()
+    assert world.lead.show(job).job.pause_due is on

@@ -54,6 +54,7 @@ class ServerStatus(_message.Message):
     KEY_ID_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     JOBS_BUSY_FIELD_NUMBER: _builtins.int
+    DISK_BUDGET_BYTES_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     software_version: _builtins.str
     started_at: _builtins.float
@@ -70,6 +71,8 @@ class ServerStatus(_message.Message):
     """no job starts, and those that run pause when their next round begins"""
     jobs_busy: _builtins.int
     """jobs that run and are not paused"""
+    disk_budget_bytes: _builtins.int
+    """what blobs may take; 0: as much as the disk takes"""
     def __init__(
         self,
         *,
@@ -87,10 +90,11 @@ class ServerStatus(_message.Message):
         key_id: _builtins.bytes = ...,
         draining: _builtins.bool = ...,
         jobs_busy: _builtins.int = ...,
+        disk_budget_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk_free_bytes", b"disk_free_bytes", "disk_used_bytes", b"disk_used_bytes", "draining", b"draining", "jobs_busy", b"jobs_busy", "jobs_running", b"jobs_running", "key_id", b"key_id", "peak_rss_bytes", b"peak_rss_bytes", "project", b"project", "roster_version", b"roster_version", "server_time", b"server_time", "sites_known", b"sites_known", "sites_online", b"sites_online", "software_version", b"software_version", "started_at", b"started_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk_budget_bytes", b"disk_budget_bytes", "disk_free_bytes", b"disk_free_bytes", "disk_used_bytes", b"disk_used_bytes", "draining", b"draining", "jobs_busy", b"jobs_busy", "jobs_running", b"jobs_running", "key_id", b"key_id", "peak_rss_bytes", b"peak_rss_bytes", "project", b"project", "roster_version", b"roster_version", "server_time", b"server_time", "sites_known", b"sites_known", "sites_online", b"sites_online", "software_version", b"software_version", "started_at", b"started_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
