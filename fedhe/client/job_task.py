@@ -6,6 +6,7 @@ import random
 import traceback
 from dataclasses import dataclass, field
 
+from fedhe.client.bounds import check_bounds
 from fedhe.client.checkpoint_step import load_checkpoint, seal, seed
 from fedhe.client.exchange_step import apply_sum, send_update
 from fedhe.client.job_intake import ensure_job, may_run
@@ -43,7 +44,6 @@ class JobTask:
     _current: asyncio.Task[None] | None = None
     _training: tuple[int, asyncio.Task[None]] | None = None
     _told_waiting: bool = False
-    _told_set_back: str = ""
     _rng: random.Random = field(default_factory=random.SystemRandom)
 
     @property
@@ -170,7 +170,7 @@ class JobTask:
             work.keep(ended=None)
         await ensure_job(work)
         await self._permission()
-        self._check_not_set_back(instruction)
+        check_bounds(work, instruction)
         match kind:
             case "wait":
                 work.show(message=instruction.wait.reason)
@@ -179,7 +179,6 @@ class JobTask:
             case "load_checkpoint":
                 await load_checkpoint(work, instruction.load_checkpoint.version)
             case "train":
-                self._check_round(instruction.train.round)
                 await self._train(instruction.train.round)
                 await send_ready(work, instruction.train.round, instruction.train.attempt)
             case "upload":
@@ -192,36 +191,6 @@ class JobTask:
                 raise NotNowError(
                     f"instruction {instruction.id} is of a kind that this version does not know", "update fedhe here"
                 )
-
-    def _check_not_set_back(self, instruction: federation.Instruction) -> None:
-        """A server never asks for less than what it has confirmed, unless it was set back.
-
-        Following it would lead the rounds a second way from an earlier model.
-
-        Raises:
-            NotNowError: the instruction is about a version before the one that the server has confirmed.
-        """
-        held, asked = self.work.record.acknowledged, _version_of(instruction)
-        if asked is None or asked >= held:
-            return
-        message = (
-            f"the server asks for work on model version {asked}, this site holds version {held}, as the server had "
-            "confirmed: it was set back, as by an old backup; nothing is sent"
-        )
-        if self._told_set_back != instruction.id:
-            self._told_set_back = instruction.id
-            self.work.audit("server-set-back", instruction=instruction.id, held=held, asked=asked)
-        raise NotNowError(message, "tell the admin of the server; the model here stays as it is")
-
-    def _check_round(self, round_: int) -> None:
-        """What was signed and approved here is a number of rounds; a server may ask for fewer, never for more.
-
-        Raises:
-            PolicyError: the round is beyond it.
-        """
-        signed = self.work.job().federation.rounds
-        if round_ > signed:
-            raise PolicyError(f"round {round_}: the signed job has {signed} rounds", "for more, submit another job")
 
     async def _train(self, round_: int) -> None:
         """Trains beside the instruction, so that a new attempt of the same round does not begin it anew."""
@@ -342,24 +311,6 @@ class JobTask:
             case "apply" if instruction is not None:
                 return instruction.apply.roster.round, instruction.apply.roster.attempt
         return 0, 0
-
-
-def _version_of(instruction: federation.Instruction) -> int | None:
-    """The version of the model that an instruction is about: that it begins with, loads, seals or arrives at."""
-    match instruction.WhichOneof("work"):
-        case "train":
-            return instruction.train.round - 1
-        case "upload":
-            return instruction.upload.roster.round - 1
-        case "apply":
-            return instruction.apply.roster.round
-        case "load_checkpoint":
-            return instruction.load_checkpoint.version
-        case "seal":
-            return instruction.seal.version
-        case "seed":
-            return 0
-    return None
 
 
 def gone(job_id: str) -> federation.Instruction:
