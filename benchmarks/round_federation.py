@@ -90,8 +90,8 @@ class Federation:
         """Database and blobs of the server."""
         return self.folder / "server-home" / "server"
 
-    def submit(self, rounds: int) -> str:
-        """Submits and starts a job by the admin's command; returns its id."""
+    def submit(self, rounds: int, **keys: object) -> str:
+        """Submits and starts a job by the admin's command, with `keys` in its config_fed.yml; returns its id."""
         job = self.folder / "job"
         files: dict[str, Any] = {
             "config_train.json": _TRAINING,
@@ -102,6 +102,7 @@ class Federation:
                 "sites": self.names,
                 "min_sites": min(self.sites, 3),
                 "checkpoint_every": rounds + 1,  # sealing is no part of a round
+                **keys,
             },
         }
         (job / "config").mkdir(parents=True)
