@@ -11,9 +11,11 @@ BIN    := $(abspath $(VENV))/bin
 PEER   := build/bench/nvflare-env
 BENCH  ?=
 LOAD   ?=
+N      ?= 20
+SEED   ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check fuzz format protos bench bench-quick load clean
+.PHONY: help setup demo test test-all check fuzz format protos bench bench-quick load faults clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -59,6 +61,9 @@ bench: setup $(PEER)/.installed ## Measure all, beside plain and NVFlare; takes 
 
 bench-quick: setup ## Measure small models in three minutes; writes build/bench
 	$(BIN)/python benchmarks/bench.py --quick $(BENCH)
+
+faults: setup ## Kills, power cuts, bad networks: make faults [N=20 schedules] [SEED=1 of the first]; writes build/faults
+	$(BIN)/python benchmarks/faults.py --schedules $(N) --seed $(SEED)
 
 # NVFlare keeps to an environment of its own.
 $(PEER)/.installed:

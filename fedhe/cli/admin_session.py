@@ -1,6 +1,7 @@
 """The admin's channel to the server: mutual TLS with the installed kit, and every failure as one FedheError."""
 
 import itertools
+import os
 import random
 import re
 import time
@@ -20,6 +21,7 @@ from fedhe.trust.site_keys import read_site_keys
 from fedhe.wire import AdminStub
 from fedhe.wire.channel import CHANNEL_OPTIONS
 from fedhe.wire.errors import from_status
+from fedhe.wire.proxy import proxy_options
 
 CALL_SECONDS = 30.0  # of a call that moves little
 RETRIES = 5  # of a call in a pipeline
@@ -89,7 +91,8 @@ class AdminSession:
             private_key=installation.private_key_pem,
             certificate_chain=installation.certificate_pem,
         )
-        self._channel = grpc.secure_channel(installation.address, credentials, options=CHANNEL_OPTIONS)
+        options = [*CHANNEL_OPTIONS, *proxy_options(installation.server_host, os.environ)]
+        self._channel = grpc.secure_channel(installation.address, credentials, options=options)
         self._stub: Any = AdminStub(self._channel)  # type: ignore[no-untyped-call]  # generated code has no types
 
     @classmethod

@@ -5,6 +5,7 @@ The agent never gives up on its own. While the server is away, calls wait with f
 """
 
 import asyncio
+import os
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from fedhe.trust.installation import Installation
 from fedhe.wire import FederationStub
 from fedhe.wire.channel import CHANNEL_OPTIONS
 from fedhe.wire.errors import from_status
+from fedhe.wire.proxy import proxy_options
 
 CALL_SECONDS = 60.0  # deadline of a small call
 CHUNK_SECONDS = 300.0  # deadline of a call that carries a chunk: 1 MiB at 28 kbit/s
@@ -76,7 +78,11 @@ def backoff_seconds(failures: int, rng: random.Random) -> float:
 
 
 def open_channel(installation: Installation) -> grpc.aio.Channel:
-    """A channel to the project's server, with this participant's certificate and the project's CA and no other."""
+    """A channel to the project's server, with this participant's certificate and the project's CA and no other.
+
+    Raises:
+        ConfigError: the environment names a proxy that cannot be used.
+    """
     credentials = grpc.ssl_channel_credentials(
         root_certificates=installation.ca_pem,
         private_key=installation.private_key_pem,
@@ -84,6 +90,7 @@ def open_channel(installation: Installation) -> grpc.aio.Channel:
     )
     options = [
         *CHANNEL_OPTIONS,
+        *proxy_options(installation.server_host, os.environ),
         ("grpc.initial_reconnect_backoff_ms", 500),
         ("grpc.max_reconnect_backoff_ms", RECONNECT_MILLISECONDS),
     ]

@@ -4,7 +4,7 @@ from typing import Final
 
 from fedhe.wire.limits import MAX_REPLY_BYTES, MAX_REQUEST_BYTES
 
-Option = tuple[str, int]
+Option = tuple[str, int | str]
 
 KEEPALIVE_MILLISECONDS: Final = 60_000
 """A ping each minute keeps a NAT's entry alive. gRPC servers take more than one in five minutes for abuse unless told
