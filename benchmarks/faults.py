@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -128,6 +129,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=REPORT, help="the report")
     parser.add_argument("--keep", type=Path, help="a folder for what failed runs leave; otherwise a new one")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and so end what was started
     seeds = range(options.seed, options.seed + options.schedules) if options.only is None else [options.only]
     folder = options.keep or Path(tempfile.mkdtemp(prefix="fedhe-faults-"))
     folder.mkdir(parents=True, exist_ok=True)

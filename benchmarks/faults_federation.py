@@ -149,6 +149,10 @@ class Laboratory(Federation):
         """How often a program that has ended well changed its disk."""
         return int((self.folder / "orders" / name / "changes").read_text())
 
+    def is_to_die_again(self, name: str) -> bool:
+        """Whether the next process of a program is ordered to die as well."""
+        return (self.folder / "orders" / name / "die-at").exists()
+
     def journal(self, name: str) -> Path:
         """What a program changed on its disk, and flushed; see faults_program.py."""
         return self.folder / "orders" / name / "journal"

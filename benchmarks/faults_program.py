@@ -4,10 +4,10 @@
     python benchmarks/faults_program.py ORDERS site FOLDER
 
 ORDERS is a folder. `clock` in it, if there, holds seconds by which time.time() is off; it may change at any time.
-`die-at` holds a number: the process kills itself with SIGKILL right before it changes the disk for that time, counted
-from its start, where a change is a file opened for writing, renamed or removed, or a folder made or removed, below
-the folder that `within` names. `journal` gets a line for each of them, and for each file or folder that was flushed:
-what is not flushed may be lost when the power is cut. The database's own files are changed by SQLite and not seen.
+`die-at` holds numbers, one for each life: the process kills itself with SIGKILL right before it changes the disk for
+that time, where a change is a file opened for writing, renamed or removed, or a folder made or removed, below the
+folder that `within` names. `journal` gets a line for each of them, and for each file or folder that was flushed: what
+is not flushed may be lost when the power is cut. The database's own files are changed by SQLite and not seen.
 """
 
 import contextlib
@@ -17,6 +17,10 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+
+import grpc
+import grpc.aio
 
 CLOCK_SECONDS = 0.05  # how often the clock's file is looked at
 _REMOVALS = {"os.remove": "remove", "os.mkdir": "mkdir", "os.rmdir": "remove", "shutil.rmtree": "remove"}
@@ -29,9 +33,13 @@ class Orders:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.within = (folder / "within").read_text() + os.sep
-        die_at = folder / "die-at"
-        self.die_at = int(die_at.read_text()) if die_at.exists() else 0
-        die_at.unlink(missing_ok=True)  # the process that is started after it lives
+        file = folder / "die-at"
+        die_at, *later = file.read_text().split() if file.exists() else ["0"]
+        self.die_at = int(die_at)
+        if later:  # for the process that is started after this one
+            file.write_text(" ".join(later))
+        else:
+            file.unlink(missing_ok=True)
         self.changes = 0
         self.journal = os.open(folder / "journal", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._offset, self._looked = 0.0, float("-inf")
@@ -80,6 +88,8 @@ def main() -> None:
     """Command line; see the module's first lines."""
     orders = Orders(Path(sys.argv[1]))
     role, *arguments = sys.argv[2:]
+    # gRPC hands what this gives to its core, which has a clock of its own.
+    grpc.aio._utils.time = grpc._channel.time = SimpleNamespace(time=time.time)  # noqa: SLF001
     time.time = orders.now  # before fedhe takes it for a default of its functions
     os.fsync = orders.fsync
     sys.addaudithook(orders.audit)

@@ -4,6 +4,7 @@ Runs in a thread of its own; its methods may be called from any thread. It moves
 """
 
 import asyncio
+import contextlib
 import socket
 import struct
 import threading
@@ -126,12 +127,11 @@ class Proxy:
         ]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            await _end(ways)
             if connection.forgotten:  # until the site gives it up by itself
-                await connection.wait_closed(reader)
+                await _swallow(reader)
         finally:
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
+            await _end(ways)
             connection.reset()
             self._open.discard(connection)
 
@@ -192,17 +192,22 @@ class _Connection:
         self.forgotten = True
         _reset(self.there)
 
-    async def wait_closed(self, reader: asyncio.StreamReader) -> None:
-        """Swallows what the site still says, until it gives up."""
-        try:
-            while await reader.read(PIECE_BYTES):
-                pass
-        except (OSError, RuntimeError):
-            return
-
 
 def _reset(writer: asyncio.StreamWriter) -> None:
     sock = writer.get_extra_info("socket")
     if sock is not None and not writer.transport.is_closing():
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     writer.transport.abort()
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _swallow(reader: asyncio.StreamReader) -> None:
+    """Takes what the site still says, until it gives up."""
+    with contextlib.suppress(OSError):
+        while await reader.read(PIECE_BYTES):
+            pass

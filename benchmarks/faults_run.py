@@ -79,7 +79,10 @@ def carry_out(schedule: Schedule, template: Path, folder: Path, calm: Calm | Non
     orders: dict[str, dict[str, str]] = {}
     for fault in schedule.faults:
         if fault.when.kind == "change" and calm is not None:
-            orders[fault.who] = {"die-at": str(max(1, round(fault.when.part * calm.changes[fault.who])))}
+            parts = (fault.when.part, *fault.when.parts)
+            orders[fault.who] = {
+                "die-at": " ".join(str(max(1, round(part * calm.changes[fault.who]))) for part in parts)
+            }
     with Laboratory(folder, schedule.engine, len(SITES), 0, template=template, orders=orders) as laboratory:
         try:
             _Course(laboratory, run, calm.seconds if calm else 0.0).follow()
@@ -175,7 +178,8 @@ class _Course:
             fault = next((one for one in self.waiting if one.when.kind == "change" and one.who == name), None)
             if code != -signal.SIGKILL or fault is None:
                 raise BenchmarkError(f"{name} ended with {code}:\n{self.laboratory.last_lines(name)}")
-            self.waiting.remove(fault)
+            if not self.laboratory.is_to_die_again(name):
+                self.waiting.remove(fault)
             self._went_down(fault, now, f"at a change of its disk, {self._where()}")
 
     def _where(self) -> str:

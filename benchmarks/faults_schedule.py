@@ -19,6 +19,7 @@ LATENCY_SECONDS: Final = 0.1  # each way
 NARROW_BYTES: Final = 250_000.0  # 2 Mbit/s
 STALL_SECONDS: Final = 0.5  # of one 16 KiB piece in a hundred: packets of 1500 bytes, lost once in a thousand times
 HOUR: Final = 3600.0
+AGAIN_PART: Final = 0.3  # of a calm run's changes, at most, until a process dies again
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class When:
     Attributes:
         kind: `phase`: the job is in that phase of that round, or further; `line`: the site's audit log has the line
             of that round; `training`: a training process of the site runs in that round or a later one; `change`: the
-            process is about to change the disk for the n-th time, n being `part` of a calm run's changes; `after`:
-            `part` of a calm run's time has passed.
+            process is about to change the disk for the n-th time, n being `part` of a calm run's changes, and again
+            for each of `parts` after it was started again; `after`: `part` of a calm run's time has passed.
         name: phase, or kind of line.
         round: where the kind has one.
         part: where the kind has one.
@@ -39,6 +40,7 @@ class When:
     name: str = ""
     round: int = 0
     part: float = 0.0
+    parts: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ def _end(rng: random.Random, what: str, who: str) -> Fault:
 
 
 def _change(rng: random.Random) -> When:
-    return When("change", part=rng.uniform(0.0, 1.0))
+    parts = tuple(rng.uniform(0.0, AGAIN_PART) for _ in range(rng.choice((0, 0, 1, 2))))
+    return When("change", part=rng.uniform(0.0, 1.0), parts=parts)
 
 
 def _after(rng: random.Random) -> When:
