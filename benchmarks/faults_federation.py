@@ -68,7 +68,7 @@ class Laboratory(Federation):
     proxy: Proxy = field(init=False)
     seen: Seen = field(default_factory=Seen)
     orders: dict[str, dict[str, str]] = field(default_factory=dict)
-    _moves: int = 0
+    _begins: int = 0
     _database: sqlite3.Connection | None = None
     _read: dict[str, int] = field(default_factory=dict)
 
@@ -85,10 +85,8 @@ class Laboratory(Federation):
         self.proxy.__enter__()
 
     def _start(self) -> None:
-        self.start(SERVER)
-        self.wait_for("the server", lambda: b"ready on" in self._log(SERVER).read_bytes(), 300.0)
-        for site in SITES:
-            self.start(site)
+        for name in (SERVER, *SITES):
+            self.start(name)
 
     def stop(self) -> None:
         """Ends all programs and the network."""
@@ -107,10 +105,16 @@ class Laboratory(Federation):
         (orders / "within").write_text(str(home), encoding="utf-8")
         program = [sys.executable, HERE / "faults_program.py", orders]
         if name == SERVER:
+            self._begins = self._log(name).stat().st_size if self._log(name).exists() else 0
             listen = f"127.0.0.1:{self.proxy.target}"
             self.server = self._spawn(name, *program, "server", "start", "--home", home, "--listen", listen)
         else:
             self.agents[name] = self._spawn(name, *program, "site", home)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the server's newest process takes calls."""
+        return b"ready on" in self._log(SERVER).read_bytes()[self._begins :]
 
     def process(self, name: str) -> subprocess.Popen[bytes]:
         """A program's newest process."""

@@ -19,7 +19,6 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import grpc
 import grpc.aio
 
 CLOCK_SECONDS = 0.05  # how often the clock's file is looked at
@@ -89,7 +88,7 @@ def main() -> None:
     orders = Orders(Path(sys.argv[1]))
     role, *arguments = sys.argv[2:]
     # gRPC hands what this gives to its core, which has a clock of its own.
-    grpc.aio._utils.time = grpc._channel.time = SimpleNamespace(time=time.time)  # noqa: SLF001
+    grpc.aio._utils.time = SimpleNamespace(time=time.time)  # noqa: SLF001
     time.time = orders.now  # before fedhe takes it for a default of its functions
     os.fsync = orders.fsync
     sys.addaudithook(orders.audit)

@@ -29,7 +29,7 @@ from round_federation import BenchmarkError
 
 STUCK_SECONDS = 300.0  # without a step of the job after the last fault; a half-open connection shows after 80
 SPARE_DESCRIPTORS = 16  # connections that are just being made, database connections
-SHORT_STREAM_BYTES = 1_000_000
+SHORT_STREAM_BYTES = 1_600_000  # more than the largest chunk, and less than all chunks that are under way
 UNLIMITED = resource.RLIM_INFINITY
 
 
@@ -83,15 +83,15 @@ def carry_out(schedule: Schedule, template: Path, folder: Path, calm: Calm | Non
             orders[fault.who] = {
                 "die-at": " ".join(str(max(1, round(part * calm.changes[fault.who]))) for part in parts)
             }
-    with Laboratory(folder, schedule.engine, len(SITES), 0, template=template, orders=orders) as laboratory:
-        try:
+    laboratory = Laboratory(folder, schedule.engine, len(SITES), 0, template=template, orders=orders)
+    try:
+        with laboratory:
             _Course(laboratory, run, calm.seconds if calm else 0.0).follow()
-        except BenchmarkError as error:
-            run.trouble.append(str(error))
-        run.cuts = laboratory.proxy.cuts
-        if not run.trouble:
             run.descriptors = laboratory.descriptors()
             run.trouble += _leaks(laboratory, run, calm)
+            run.cuts = laboratory.proxy.cuts
+    except BenchmarkError as error:
+        run.trouble.append(str(error))
     if not run.trouble and not run.stuck:
         run.changes = {name: laboratory.changes(name) for name in (SERVER, *SITES)}
         run.outcome = read_outcome(laboratory)
@@ -121,7 +121,7 @@ class _Course:
         submitted = False
         before = self.laboratory.seen.progress
         while True:
-            if not submitted and not self.down:
+            if not submitted and self.laboratory.is_ready:
                 submitted = self._submit()
                 began = last = time.monotonic()
             seen, now = self.laboratory.look(), time.monotonic()
@@ -150,7 +150,7 @@ class _Course:
             self.laboratory.submit_job()
         except BenchmarkError:
             if self.laboratory.process(SERVER).poll() is None:
-                raise
+                raise  # else it was killed meanwhile
             self.laboratory.forget_job_folder()
             return False
         return True
@@ -288,7 +288,7 @@ class _Course:
             case "stalls":
                 changes = {"stall": STALL_SECONDS * fault.amount}
             case "short-streams":
-                changes = {"longest_bytes": int(SHORT_STREAM_BYTES * fault.amount)}
+                changes = {"longest_bytes": int(SHORT_STREAM_BYTES * max(1.0, fault.amount))}
         calm = Weather()
         self.weather = replace(self.weather, **changes)
         proxy.set(self.weather)

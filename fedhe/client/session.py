@@ -5,6 +5,7 @@ The agent never gives up on its own. While the server is away, calls wait with f
 """
 
 import asyncio
+import contextlib
 import os
 import random
 from collections.abc import Awaitable, Callable
@@ -114,11 +115,17 @@ class Session:
     log: Callable[[Level, str], None]
     clock: Callable[[], float]
     rng: random.Random = field(default_factory=random.SystemRandom)
+    _again: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def call(
-        self, method: Method[RequestT, ReplyT], request: RequestT, *, seconds: float = CALL_SECONDS
+        self,
+        method: Method[RequestT, ReplyT],
+        request: RequestT,
+        *,
+        seconds: float = CALL_SECONDS,
+        again: contextlib.AbstractAsyncContextManager[object] | None = None,
     ) -> ReplyT:
-        """One call, repeated until the server answers it.
+        """One call, repeated until the server answers it; inside `again` from the second time on.
 
         Raises:
             ServerRefusedError: the server answered that it does not do this.
@@ -126,7 +133,8 @@ class Session:
         failures = 0
         while True:
             try:
-                reply = await self.once(method, request, seconds=seconds)
+                async with again if failures and again else contextlib.nullcontext():
+                    reply = await self.once(method, request, seconds=seconds)
             except TransientError as error:
                 failures += 1
                 await self.back_off(failures, error)
@@ -134,6 +142,17 @@ class Session:
                 if self.listener.connection_is("connected"):
                     self.log("info", "the server answers")
                 return reply
+
+    async def move(self, method: Method[RequestT, ReplyT], request: RequestT) -> ReplyT:
+        """A call that carries a chunk, repeated until the server answers it.
+
+        Those that failed are made one at a time. Chunks under way together share the line: where connections do not
+        live long enough for all of them, none would ever arrive whole.
+
+        Raises:
+            ServerRefusedError: the server answered that it does not do this.
+        """
+        return await self.call(method, request, seconds=CHUNK_SECONDS, again=self._again)
 
     async def once(self, method: Method[RequestT, ReplyT], request: RequestT, *, seconds: float) -> ReplyT:
         """One call, once.

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Protocol, TypeVar
 
-from fedhe.client.session import CHUNK_SECONDS, Session
+from fedhe.client.session import Session
 from fedhe.client.spool import Spool
 from fedhe.errors import RemoteProtocolError, StateError
 from fedhe.wire import federation
@@ -75,7 +75,7 @@ async def send_chunks(
             if index not in received and not status.finished:
                 chunk = federation.Chunk(index=index, data=data, digest=digests[index])
                 request = federation.PutChunkRequest(object=ref, chunk=chunk)
-                await session.call(session.stub.PutChunk, request, seconds=CHUNK_SECONDS)
+                await session.move(session.stub.PutChunk, request)
             received.add(index)
             told(len(received) / count)
 
@@ -177,7 +177,7 @@ async def _fetch(
     fault: _DamagedError | None = None
     for _ in range(MAX_FETCHES):
         request = federation.GetChunkRequest(object=ref, index=index)
-        chunk = await session.call(session.stub.GetChunk, request, seconds=CHUNK_SECONDS)
+        chunk = await session.move(session.stub.GetChunk, request)
         try:
             return await came(chunk)
         except _DamagedError as error:
