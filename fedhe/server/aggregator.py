@@ -85,8 +85,14 @@ class Aggregator:
 
     def release(self, job_id: str) -> None:
         """Allows the job's sum to be told as finished: all its uploads were declared complete."""
-        if running := self._running.get(job_id):
-            running.released.set()
+        running = self._running.get(job_id)
+        if running is None or running.released.is_set():
+            return
+        # A call that is cut while its chunk is stored does not come to `chunk_arrived`, nor is the chunk sent again.
+        for sites in running.arrived.values():
+            sites.update(running.task.sites)
+        running.changed.set()
+        running.released.set()
 
     def cancel(self, job_id: str) -> None:
         """Stops the job's sum, if one runs; what is on disk stays."""
