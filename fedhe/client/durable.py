@@ -1,6 +1,7 @@
 """Files that survive a power cut: a file is either the old one or the new one, never half of one."""
 
 import errno
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,11 +52,14 @@ def write_durably(path: Path, *parts: bytes | memoryview, sync: bool = True) -> 
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes temporary files that a killed process left in `folder`.
+    """Removes temporary files and folders that a killed process left in `folder`.
 
     Raises:
         ResourceError: the folder cannot be written.
     """
     with disk_errors(folder):
         for path in folder.glob(".*.tmp"):
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)

@@ -37,6 +37,8 @@ def test_a_full_disk_leaves_the_old_file_and_no_temporary_one(tmp_path, monkeypa
 
 def test_leftovers_of_a_killed_agent_are_removed_and_nothing_else(tmp_path):
     (tmp_path / ".state.json.abc.tmp").write_bytes(b"half")
+    (tmp_path / ".mmar.abc.new.tmp" / "config").mkdir(parents=True)  # it was killed while it unpacked a job
+    (tmp_path / ".mmar.abc.new.tmp" / "config" / "config_train.json").write_bytes(b"half")
     (tmp_path / "state.json").write_bytes(b"whole")
     remove_leftovers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
