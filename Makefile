@@ -25,7 +25,7 @@ setup: $(VENV)/.installed ## Make the virtual environment in .venv with everythi
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[client,examples,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[client,examples,postgresql,dev]'
 	touch $@
 
 demo: setup ## Run a federation of three sites here: make demo [JOB=hippocampus DATA=folder] [ROUNDS=n]

@@ -20,7 +20,7 @@ from faults_proxy import Proxy
 from faults_schedule import ROUNDS, SERVER, SITES
 from round_federation import HERE, Federation
 
-from fedhe.server.start import DATABASE_FILE
+from fedhe.server.database import DATABASE_FILE
 from fedhe.trust import audit_log
 
 PARAMETERS = 500_000  # three chunks of a ciphertext, two of a checkpoint

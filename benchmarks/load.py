@@ -31,8 +31,8 @@ from round_federation import BenchmarkError, Federation
 from round_usage import Sampler, Tree
 
 from fedhe.server import records
-from fedhe.server.start import DATABASE_FILE
-from fedhe.server.store import look_into, sqlite_url
+from fedhe.server.database import database_url
+from fedhe.server.store import look_into
 from fedhe.trust.installation import load_installation
 
 REPORT = Path(__file__).parents[1] / "build" / "load" / "report.json"
@@ -145,7 +145,7 @@ async def _until(what: str, reached, seconds: float) -> None:
 
 def _read_rounds(federation: Federation, job_id: str, rounds: int) -> list[float]:
     """Seconds of each round, after a look whether all sites took part in each and hold the same model after it."""
-    store = look_into(sqlite_url(federation.server_folder / DATABASE_FILE))
+    store = look_into(database_url(federation.server_folder))
     try:
         with store.read() as connection:
             rows = [row for row in records.rounds(connection, job_id) if row.round > 0]

@@ -20,8 +20,8 @@ from round_federation import PLAIN, BenchmarkError, Federation
 from round_usage import Sampler, Tree
 
 from fedhe.server import records
-from fedhe.server.start import DATABASE_FILE
-from fedhe.server.store import look_into, sqlite_url
+from fedhe.server.database import database_url
+from fedhe.server.store import look_into
 
 UNCOUNTED_ROUNDS = 2
 SECONDS_PER_MILLION = 8.0  # a bound on a round's time for each million values and site, to end what hangs
@@ -73,7 +73,7 @@ def measure(folder: Path, engine: str, parameters: int, sites: int, rounds: int)
 
 
 def _read_rounds(federation: Federation, sampler: Sampler, job_id: str) -> list[Round]:
-    store = look_into(sqlite_url(federation.server_folder / DATABASE_FILE))
+    store = look_into(database_url(federation.server_folder))
     try:
         with store.read() as connection:
             rounds = [row for row in records.rounds(connection, job_id) if row.round > 0]

@@ -27,10 +27,11 @@ from fedhe import __version__
 from fedhe.errors import ConfigError, NotFoundError, ResourceError, StateError
 from fedhe.server import places, records
 from fedhe.server.blobs import check_chunk
+from fedhe.server.database import DATABASE_FILE, database_url, sqlite_url
 from fedhe.server.project_sites import read_followed
 from fedhe.server.records import ObjectRow
-from fedhe.server.start import AUDIT_FILE, BLOBS_FOLDER, DATABASE_FILE
-from fedhe.server.store import Store, look_into, sqlite_url
+from fedhe.server.start import AUDIT_FILE, BLOBS_FOLDER
+from fedhe.server.store import Store, look_into
 from fedhe.trust.installation import KIT_FOLDER, ROSTER_FILE
 from fedhe.trust.private_files import file_error, fsync_folder, make_private_folder
 
@@ -81,6 +82,11 @@ def make_backup(folder: Path, target: Path, clock: Callable[[], float]) -> Manif
         raise StateError(f"{target} exists already; a backup is never overwritten", "choose another name")
     if not target.parent.is_dir():
         raise ConfigError(f"{target.parent}: expected a folder to write the backup into, found none")
+    if database_url(folder).get_backend_name() != "sqlite":
+        raise StateError(
+            f"{folder}: this server keeps its jobs in PostgreSQL, which fedhe-server backup does not copy",
+            "stop the server, then pg_dump the database and copy the folder; put both back together",
+        )
     if not (folder / DATABASE_FILE).exists():
         raise NotFoundError(f"{folder} has no database to back up", "the server makes one when it starts first")
     with _staging(folder) as staging:

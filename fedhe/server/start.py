@@ -29,6 +29,7 @@ from fedhe.server.access import Gate
 from fedhe.server.admin_service import AdminService
 from fedhe.server.audit import Audit
 from fedhe.server.blobs import BlobStore
+from fedhe.server.database import bind_to_folder, database_url
 from fedhe.server.disk_budget import DiskBudget
 from fedhe.server.federation_service import FederationService
 from fedhe.server.health import Health
@@ -43,7 +44,7 @@ from fedhe.server.roster_file import RosterFile
 from fedhe.server.runner import Runner
 from fedhe.server.server_log import ServerLog
 from fedhe.server.spare_checkpoints import BudgetKeeper
-from fedhe.server.store import open_store, sqlite_url
+from fedhe.server.store import open_store
 from fedhe.server.transfers import Transfers
 from fedhe.trust.installation import ROSTER_FILE, Installation, assert_no_key_material, load_installation
 from fedhe.trust.private_files import file_error
@@ -51,7 +52,6 @@ from fedhe.wire import add_AdminServicer_to_server, add_FederationServicer_to_se
 from fedhe.wire.channel import server_options
 
 LOCK_FILE = "server.lock"
-DATABASE_FILE = "server.db"
 BLOBS_FOLDER = "blobs"
 LOGS_FOLDER = "logs"
 AUDIT_FILE = "audit.log"
@@ -160,8 +160,11 @@ def _parts(installation: Installation, *, json_logs: bool, max_forwarded: int) -
         blobs.sweep()
     except OSError as error:
         raise file_error(error, folder) from error
-    store = open_store(sqlite_url(folder / DATABASE_FILE))
+    url = database_url(folder)
+    store = open_store(url)
     try:
+        if url.get_backend_name() != "sqlite":
+            bind_to_folder(store, folder)
         roster = RosterFile(
             installation.kit / ROSTER_FILE,
             installation.ca_pem,

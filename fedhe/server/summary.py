@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from fedhe.server import records
-from fedhe.server.start import DATABASE_FILE
-from fedhe.server.store import look_into, sqlite_url
+from fedhe.server.database import DATABASE_FILE, database_url
+from fedhe.server.store import look_into
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -16,10 +16,10 @@ def read_summary(folder: Path) -> dict[str, Any]:
         ResourceError: the database cannot be read.
         StateError: it is of another fedhe.
     """
-    path = folder / DATABASE_FILE
-    if not path.exists():
+    url = database_url(folder)
+    if url.get_backend_name() == "sqlite" and not (folder / DATABASE_FILE).exists():
         return {"jobs": [], "sites": []}
-    store = look_into(sqlite_url(path))
+    store = look_into(url)
     try:
         with store.read() as connection:
             jobs, sites = records.jobs(connection), records.sites(connection)

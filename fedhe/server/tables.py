@@ -1,6 +1,7 @@
 """The server's database schema as SQLAlchemy tables; how it came to be is in migrations/."""
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     Float,
@@ -64,7 +65,7 @@ rounds = Table(
     Column("ended_at", Float, nullable=False),
     Column("context", LargeBinary(32), nullable=False),
     Column("sum_digest", LargeBinary(32), nullable=False),
-    Column("sum_bytes", Integer, nullable=False),
+    Column("sum_bytes", BigInteger, nullable=False),
     PrimaryKeyConstraint("job_id", "round"),
     comment="The history of each job; round 0 is the seeding.",
 )
@@ -77,8 +78,8 @@ contributions = Table(
     Column("site", String(64), nullable=False),
     Column("sealed", Boolean, nullable=False),
     Column("upload_digest", LargeBinary(32), nullable=False),
-    Column("bytes_up", Integer, nullable=False),
-    Column("bytes_down", Integer, nullable=False),
+    Column("bytes_up", BigInteger, nullable=False),
+    Column("bytes_down", BigInteger, nullable=False),
     Column("model_fingerprint", LargeBinary(32), nullable=False),
     Column("ready_body", LargeBinary, nullable=False),
     Column("ready_signature", LargeBinary, nullable=False),
@@ -100,7 +101,7 @@ objects = Table(
     Column("attempt", Integer, nullable=False),
     Column("owner", String(64), nullable=False),
     Column("chunks", Integer, nullable=False),
-    Column("size", Integer, nullable=False),
+    Column("size", BigInteger, nullable=False),
     Column("digest", LargeBinary(32), nullable=False),
     Column("finished_at", Float, nullable=False),
     PrimaryKeyConstraint("job_id", "kind", "number", "attempt", "owner"),

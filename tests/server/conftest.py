@@ -181,6 +181,21 @@ def fedhe_server():
     return run_command
 
 
+@pytest.fixture(scope="session")
+def postgresql():
+    """A PostgreSQL that the tests may do anything to."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'fedhe[postgresql]'")
+    sys.path.insert(0, str(Path(__file__).parent))
+    from postgresql_server import PostgreSQL, programs
+
+    folder = programs()
+    if folder is None:
+        pytest.skip("PostgreSQL's server is not installed: apt-get install postgresql")
+    running = PostgreSQL(folder)
+    yield running
+    running.close()
+
+
 @pytest.fixture
 def idle_server(provisioned):
     """A server that is not started yet; ended at the test's end."""

@@ -187,6 +187,14 @@ def test_a_damaged_backup_is_told_by_verify_and_not_restored(module_world, tmp_p
         assert not (home / "server" / "blobs").exists()
 
 
+def test_a_server_on_postgresql_says_how_it_is_backed_up(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDHE_DATABASE_URL", "postgresql://fedhe:secret@localhost/fedhe")
+    with pytest.raises(StateError, match="keeps its jobs in PostgreSQL") as caught:
+        backup_module.make_backup(tmp_path, tmp_path / "backup.tar", lambda: 0.0)
+    assert "pg_dump" in caught.value.hint
+    assert not (tmp_path / "backup.tar").exists()
+
+
 def test_a_backup_that_was_cut_short_is_told(world, tmp_path):
     world.run(world.submit(rounds=1), {"train"})
     backup(world, tmp_path / "one.tar")

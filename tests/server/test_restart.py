@@ -9,7 +9,8 @@ import pytest
 
 from fedhe.errors import RemoteProtocolError
 from fedhe.server import records
-from fedhe.server.store import open_store, sqlite_url
+from fedhe.server.database import sqlite_url
+from fedhe.server.store import open_store
 from fedhe.trust import audit_log
 from fedhe.wire import admin
 from fedhe.wire.chunking import bitmap_indices

@@ -7,7 +7,8 @@ import pytest
 
 from fedhe.errors import RemoteProtocolError, StateError, TrustError
 from fedhe.server import records
-from fedhe.server.store import open_store, sqlite_url
+from fedhe.server.database import sqlite_url
+from fedhe.server.store import open_store
 from fedhe.wire import admin
 from fedhe.wire.chunking import bitmap_indices
 
