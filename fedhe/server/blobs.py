@@ -119,7 +119,11 @@ class BlobStore:
             if mark.exists():
                 for index, chunk in self.chunks(key).items():
                     fsync_file(folder / _name(index, chunk.digest))
-                fsync_folder(folder)
+                # Those above as well: the thread that made one may have been overtaken before it waited for the disk.
+                for above in (folder, *folder.parents):
+                    fsync_folder(above)
+                    if above == self._root:
+                        break
                 mark.unlink(missing_ok=True)
         except OSError as error:
             raise disk_error(error, key) from error

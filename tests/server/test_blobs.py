@@ -115,10 +115,21 @@ def test_a_blob_is_on_the_disk_when_it_is_complete(blobs, monkeypatch):
     folder = blobs.locate(KEY, 0)[0].parent
     synced.clear()
     blobs.complete(KEY, 2)
-    assert synced == [blobs.locate(KEY, 0)[0], blobs.locate(KEY, 1)[0], folder]
+    assert synced[:3] == [blobs.locate(KEY, 0)[0], blobs.locate(KEY, 1)[0], folder]
     synced.clear()
     blobs.complete(KEY, 2)
     assert synced == []
+
+
+def test_all_folders_of_a_complete_blob_are_on_the_disk_whoever_made_them(blobs, tmp_path, monkeypatch):
+    # What a thread sees that comes while another has made the folders, and has not yet waited for the disk.
+    monkeypatch.setattr(blob_store, "make_durable_folder", lambda folder: folder.mkdir(parents=True, exist_ok=True))
+    blobs.put("job/update/1-1/A", 0, b"chunk")
+    flushed = []
+    monkeypatch.setattr(blob_store, "fsync_folder", flushed.append)
+    blobs.complete("job/update/1-1/A", 1)
+    root = blobs._root
+    assert flushed == [root / "job/update/1-1/A", root / "job/update/1-1", root / "job/update", root / "job", root]
 
 
 def test_damage_after_a_blob_was_complete_is_told_and_not_swept(blobs, tmp_path):
