@@ -11,6 +11,7 @@ import typer
 
 from fedhe import __version__
 from fedhe.cli import client_jobs
+from fedhe.cli.audit import HeadsOption, LastOption, show_log, verify_log
 from fedhe.cli.client_place import HomeOption, JsonOption, Place, SiteOption, home_of, installation, site_folder
 from fedhe.cli.install import install_kit
 from fedhe.cli.output import local_time, print_json, print_table
@@ -21,6 +22,7 @@ from fedhe.client.durable import write_durably
 from fedhe.client.log_book import LogBook
 from fedhe.client.status import only_agent, read_status
 from fedhe.config.policy import POLICY_FILE, example_policy, load_policy, warnings_about
+from fedhe.trust.audit_log import AUDIT_FILE
 from fedhe.trust.installation import Installation
 
 app = typer.Typer(
@@ -32,6 +34,8 @@ app = typer.Typer(
 policy_app = typer.Typer(no_args_is_help=True, help="What this site lets jobs do (policy.yml).")
 app.add_typer(client_jobs.app, name="jobs")
 app.add_typer(policy_app, name="policy")
+audit_app = typer.Typer(no_args_is_help=True, help="This site's audit log: is it whole, and what is in it.")
+app.add_typer(audit_app, name="audit")
 
 
 def _print_version(*, wanted: bool) -> None:
@@ -204,6 +208,40 @@ def policy_check(context: typer.Context, *, home: HomeOption = None, site: SiteO
     for line in warnings_about(policy):
         typer.echo(f"warning: {line}")
     typer.echo(f"{path}: well-formed")
+
+
+@audit_app.command("verify")
+def audit_verify(
+    context: typer.Context,
+    *,
+    heads: HeadsOption = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+    site: SiteOption = None,
+) -> None:
+    """Check that no line of the audit log was changed, dropped or added; exit code 3 if one was.
+
+    The head that it prints, noted elsewhere, shows later whether the log was cut or written anew.
+
+    Example: fedhe-client audit verify
+    """
+    verify_log(site_folder(context, home, site) / AUDIT_FILE, heads, as_json=as_json)
+
+
+@audit_app.command("show")
+def audit_show(
+    context: typer.Context,
+    *,
+    last: LastOption = 20,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+    site: SiteOption = None,
+) -> None:
+    """Show the newest lines of the audit log.
+
+    Example: fedhe-client audit show --last 50 --json
+    """
+    show_log(site_folder(context, home, site) / AUDIT_FILE, last, as_json=as_json)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import typer
 
 from fedhe import __version__
 from fedhe.cli import server_backup
+from fedhe.cli.audit import HeadsOption, LastOption, show_log, verify_log
 from fedhe.cli.output import local_time, print_json, print_table
 from fedhe.cli.run import EXIT_CODES_HELP, run
 from fedhe.errors import ConfigError, StateError, UnavailableError
@@ -20,6 +21,7 @@ from fedhe.server.health import check_health
 from fedhe.server.lock_file import Holder, running
 from fedhe.server.start import LOCK_FILE, Ended, serve
 from fedhe.server.summary import read_summary
+from fedhe.trust.audit_log import AUDIT_FILE
 from fedhe.trust.installation import load_installation, store_roster
 from fedhe.trust.roster import MAX_ROSTER_BYTES
 
@@ -32,6 +34,9 @@ app = typer.Typer(
     help="Run the server of a federation: it sums ciphertexts and holds no key.",
     epilog=EXIT_CODES_HELP,
 )
+
+audit_app = typer.Typer(no_args_is_help=True, help="The server's audit log: is it whole, and what is in it.")
+app.add_typer(audit_app, name="audit")
 
 HomeOption = Annotated[
     Path,
@@ -241,6 +246,26 @@ def health(*, home: HomeOption = DEFAULT_HOME) -> None:
     Example: fedhe-server health
     """
     typer.echo(check_health(server_folder(home)))
+
+
+@audit_app.command("verify")
+def audit_verify(*, home: HomeOption = DEFAULT_HOME, heads: HeadsOption = None, as_json: JsonOption = False) -> None:
+    """Check that no line of the audit log was changed, dropped or added; exit code 3 if one was.
+
+    The head that it prints, noted elsewhere, shows later whether the log was cut or written anew.
+
+    Example: fedhe-server audit verify
+    """
+    verify_log(server_folder(home) / AUDIT_FILE, heads, as_json=as_json)
+
+
+@audit_app.command("show")
+def audit_show(*, home: HomeOption = DEFAULT_HOME, last: LastOption = 20, as_json: JsonOption = False) -> None:
+    """Show the newest lines of the audit log.
+
+    Example: fedhe-server audit show --last 50 --json
+    """
+    show_log(server_folder(home) / AUDIT_FILE, last, as_json=as_json)
 
 
 app.command()(server_backup.backup)

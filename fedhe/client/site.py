@@ -109,7 +109,7 @@ class Site:
         Raises:
             ResourceError: disk full or read-only.
         """
-        audit_log.append(self.folder / "audit.log", kind, fields, self.clock())
+        audit_log.append(self.folder / audit_log.AUDIT_FILE, kind, fields, self.clock())
 
     def params(self, precision: Precision) -> CkksParams:
         """The project's HE parameters with the job's field widths.

@@ -8,6 +8,7 @@ may not have been performed, and each tick what a full disk prevented.
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -53,6 +54,8 @@ class Runner:
         self._saving = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._untidy: set[str] = set()
+        # One thread: states follow each other anyway, and each thread that writes them keeps memory for a large one.
+        self._database = ThreadPoolExecutor(1, thread_name_prefix="database")
         self.fetched = Fetched()
         """What sites fetched of sums."""
         self.changes = Changes()
@@ -115,6 +118,7 @@ class Runner:
         while self._tasks:
             await asyncio.wait(self._tasks)
         await self.save_fetched()
+        self._database.shutdown()
 
     # ---- jobs come and go ----
 
@@ -222,7 +226,7 @@ class Runner:
                     also(connection)
                 return records.objects(connection, job_id)
 
-        stored = await asyncio.to_thread(commit)
+        stored = await asyncio.get_running_loop().run_in_executor(self._database, commit)
         job.state, job.row = after, row
         job.objects = {key_of(one): one for one in stored}
         await self._perform(job, effects)

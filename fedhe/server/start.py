@@ -46,6 +46,7 @@ from fedhe.server.server_log import ServerLog
 from fedhe.server.spare_checkpoints import BudgetKeeper
 from fedhe.server.store import open_store
 from fedhe.server.transfers import Transfers
+from fedhe.trust.audit_log import AUDIT_FILE
 from fedhe.trust.installation import ROSTER_FILE, Installation, assert_no_key_material, load_installation
 from fedhe.trust.private_files import file_error
 from fedhe.wire import add_AdminServicer_to_server, add_FederationServicer_to_server
@@ -54,7 +55,6 @@ from fedhe.wire.channel import server_options
 LOCK_FILE = "server.lock"
 BLOBS_FOLDER = "blobs"
 LOGS_FOLDER = "logs"
-AUDIT_FILE = "audit.log"
 
 TICK_SECONDS = 1.0
 SAVE_PRESENCE_SECONDS = 30.0

@@ -10,13 +10,16 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedhe.errors import ResourceError, TrustError
+
+AUDIT_FILE = "audit.log"
+"""The log's name, in the server's folder and in each site's."""
 
 GENESIS = "0" * 64
 MAX_LINE_BYTES = 64 * 1024
@@ -93,17 +96,27 @@ def head(path: Path) -> AuditHead:
         return _head(file.fileno(), path)
 
 
-def verify(path: Path) -> AuditHead:
-    """Reads the whole log and checks the chain.
+def verify(path: Path, heads: Iterable[tuple[int, str]] = ()) -> AuditHead:
+    """Reads the whole log and checks the chain, and that it extends heads that were noted before.
+
+    Args:
+        path: the log.
+        heads: number of lines and hex SHA-256 of the last of them, of each head.
 
     Returns:
         The head. `torn_bytes` > 0 is no forgery: a crash cut the last line, and nothing was told of it.
 
     Raises:
         TrustError: a line is no line of this format, or does not carry the hash of the one before; with its number.
+            Or the log does not extend a head: what was in it then is not in it now.
     """
+    noted: dict[int, set[str]] = {}
+    for count, expected in heads:
+        noted.setdefault(count, set()).add(expected)
     lines, digest, last, torn = 0, GENESIS, None, 0
+    _extends(path, lines, digest, noted)
     if not path.exists():
+        _no_more(path, lines, noted)
         return AuditHead(0, GENESIS, None, 0)
     with path.open("rb") as file:
         while line := file.readline(MAX_LINE_BYTES + 2):
@@ -120,7 +133,27 @@ def verify(path: Path) -> AuditHead:
                 )
             digest = hashlib.sha256(line[:-1]).hexdigest()
             lines += 1
+            _extends(path, lines, digest, noted)
+    _no_more(path, lines, noted)
     return AuditHead(lines, digest, last, torn)
+
+
+def _extends(path: Path, lines: int, digest: str, noted: dict[int, set[str]]) -> None:
+    for expected in noted.pop(lines, ()):
+        if expected != digest:
+            raise TrustError(
+                f"{path}: expected line {lines} with hash {expected[:16]}..., as was noted, found {digest[:16]}...: "
+                "the log was written anew",
+                "keep the file, and compare it with a backup from the time of the note",
+            )
+
+
+def _no_more(path: Path, lines: int, noted: dict[int, set[str]]) -> None:
+    if noted:
+        raise TrustError(
+            f"{path}: expected at least {max(noted)} lines, as was noted, found {lines}: lines were cut off",
+            "keep the file, and compare it with a backup from the time of the note",
+        )
 
 
 def read(path: Path) -> Iterator[Mapping[str, Any]]:

@@ -136,3 +136,39 @@ def test_lines_are_canonical_json_with_private_mode(tmp_path):
     line = path.read_text().rstrip("\n")
     assert json.dumps(json.loads(line), sort_keys=True, separators=(",", ":")) == line
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_log_that_extends_noted_heads_verifies_with_them(tmp_path):
+    path = tmp_path / "audit.log"
+    heads = [(0, audit_log.GENESIS)]
+    for _ in range(4):
+        fill(path, 2)
+        heads.append((audit_log.head(path).lines, audit_log.head(path).digest))
+    assert audit_log.verify(path, heads) == audit_log.head(path)
+
+
+def test_a_log_that_was_written_anew_shows_against_a_noted_head(tmp_path):
+    path = tmp_path / "audit.log"
+    fill(path, 5)
+    noted = audit_log.head(path)
+    path.unlink()
+    fill(path, 4)
+    audit_log.append(path, "happened", {"number": "another"}, 1004.0)
+    fill(path, 3)
+    audit_log.verify(path)  # in itself it is whole
+    with pytest.raises(TrustError, match=r"expected line 5 with hash .*, found .*: the log was written anew"):
+        audit_log.verify(path, [(noted.lines, noted.digest)])
+
+
+@pytest.mark.parametrize("left", [None, 0, 3])
+def test_a_log_that_was_cut_shows_against_a_noted_head(tmp_path, left):
+    path = tmp_path / "audit.log"
+    fill(path, 5)
+    noted = audit_log.head(path)
+    if left is None:
+        path.unlink()
+    else:
+        path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:left]))
+    audit_log.verify(path)
+    with pytest.raises(TrustError, match=f"expected at least 5 lines, as was noted, found {left or 0}: lines were cut"):
+        audit_log.verify(path, [(noted.lines, noted.digest)])
