@@ -16,9 +16,10 @@ from fedhe.errors import FedheError
 from fedhe.server import places, records
 from fedhe.server.blobs import BlobStore
 from fedhe.server.database import DATABASE_FILE, sqlite_url
-from fedhe.server.start import AUDIT_FILE, BLOBS_FOLDER
+from fedhe.server.start import BLOBS_FOLDER
 from fedhe.server.store import look_into
 from fedhe.trust import audit_log
+from fedhe.trust.audit_log import AUDIT_FILE
 
 _FAULTS_OF_OURS = ("Traceback", "bug in", "fault in fedhe")  # what the programs say when they meet one
 

@@ -30,8 +30,9 @@ from fedhe.server.blobs import check_chunk
 from fedhe.server.database import DATABASE_FILE, database_url, sqlite_url
 from fedhe.server.project_sites import read_followed
 from fedhe.server.records import ObjectRow
-from fedhe.server.start import AUDIT_FILE, BLOBS_FOLDER
+from fedhe.server.start import BLOBS_FOLDER
 from fedhe.server.store import Store, look_into
+from fedhe.trust.audit_log import AUDIT_FILE
 from fedhe.trust.installation import KIT_FOLDER, ROSTER_FILE
 from fedhe.trust.private_files import file_error, fsync_folder, make_private_folder
 

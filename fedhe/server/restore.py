@@ -31,9 +31,10 @@ from fedhe.server.jobs import read_state, write_state
 from fedhe.server.lock_file import Holder, LockFile
 from fedhe.server.project_sites import read_followed
 from fedhe.server.records import ObjectRow
-from fedhe.server.start import AUDIT_FILE, BLOBS_FOLDER, LOCK_FILE
+from fedhe.server.start import BLOBS_FOLDER, LOCK_FILE
 from fedhe.server.store import open_store
 from fedhe.trust import audit_log
+from fedhe.trust.audit_log import AUDIT_FILE
 from fedhe.trust.installation import ROSTER_FILE, load_installation, store_roster
 from fedhe.trust.private_files import file_error, fsync_file, fsync_folder, make_private_folder, write_new
 from fedhe.trust.roster import MAX_ROSTER_BYTES
