@@ -209,6 +209,13 @@ class JobFolder:
         for path in self.path.glob("update-*.safetensors"):
             path.unlink(missing_ok=True)
 
+    def remove_spools_before(self, name: str) -> None:
+        """Removes what other spools of the kind that `name` begins with keep: attempts that were given up."""
+        kind = name.partition("-")[0]
+        for path in (self.path / "spool").glob(f"{kind}-*"):
+            if path.name != name:
+                shutil.rmtree(path, ignore_errors=True)
+
     def remove_spool(self, name: str | None = None) -> None:
         """Removes one spool, or all of them."""
         shutil.rmtree(self.path / "spool" if name is None else self.spool(name), ignore_errors=True)

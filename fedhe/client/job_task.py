@@ -182,7 +182,9 @@ class JobTask:
                 await self._train(instruction.train.round)
                 await send_ready(work, instruction.train.round, instruction.train.attempt)
             case "upload":
-                await send_update(work, instruction.upload.roster)
+                roster = instruction.upload.roster
+                work.folder.remove_spools_before(f"update-{roster.round}-{roster.attempt}")
+                await send_update(work, roster)
             case "apply":
                 await apply_sum(work, instruction.apply.roster, validate=instruction.apply.validate)
             case "seal":

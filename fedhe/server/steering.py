@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from fedhe.config.federation import MAX_DURATION_SECONDS
 from fedhe.errors import RemoteProtocolError, StateError
 from fedhe.rounds import events
-from fedhe.rounds.state import JobState
+from fedhe.rounds.state import JobState, Phase
 from fedhe.server import records
 from fedhe.server.access import caller
 from fedhe.server.jobs import Job
@@ -132,7 +132,9 @@ class Steering:
         for job in list(self._runner.jobs.values()):
             state, now = job.state, self._parts.clock()
             if self._draining and _busy(state):
-                await self._runner.feed(job.job_id, events.Pause(DRAIN_REASON, after_round=True, now=now))
+                # A job that waits for a site to begin has nothing under way, and may wait for long.
+                under_way = state.phase is not Phase.SEEDING or state.seeder is not None
+                await self._runner.feed(job.job_id, events.Pause(DRAIN_REASON, after_round=under_way, now=now))
             elif not self._draining and state.phase.running and state.pause_reason == DRAIN_REASON:
                 await self._runner.feed(job.job_id, events.Continue(now))
 

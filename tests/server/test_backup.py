@@ -18,6 +18,15 @@ def backup(world, path):
     return json.loads(world.server.command("backup", str(path), "--json").stdout)
 
 
+def until_round(world, job, number):
+    """Has sites work until a round begins, of which none has done anything yet."""
+    while True:
+        for site in world.sites:
+            if world.lead.show(job).job.round >= number:
+                return
+            site.work(job)
+
+
 def set_back(world, path):
     """The server's disk is lost: its kit is installed again and the backup restored; then it starts."""
     world.server.end(signal.SIGKILL)
@@ -74,15 +83,11 @@ def test_a_backup_of_a_running_server_restores_to_the_same_job_which_ends(world,
 
 def test_an_old_backup_pauses_a_job_whose_sites_are_further_and_it_does_not_go_on(world, tmp_path):
     job = world.submit(rounds=4, checkpoint_every=1)
-    while world.lead.show(job).job.round < 3:
-        for site in world.sites:
-            site.work(job)
-    world.run(job, {"train", "wait"})  # one may have trained already
+    until_round(world, job, 3)
+    world.run(job, {"train"})
     backup(world, tmp_path / "old.tar")
-    while world.lead.show(job).job.round < 4:
-        for site in world.sites:
-            site.work(job)
-    world.run(job, {"train", "wait"})  # one may have trained already
+    until_round(world, job, 4)
+    world.run(job, {"train"})
     assert [site.version[job] for site in world.sites] == [3, 3, 3]
     set_back(world, tmp_path / "old.tar")
     ahead, *others = world.sites
@@ -102,9 +107,7 @@ def test_a_site_that_is_ahead_stops_a_job_that_was_resumed_before_it_was_seen(wo
     job = world.submit(rounds=3, min_sites=2)
     world.run(job, {"train"})
     backup(world, tmp_path / "old.tar")
-    while world.lead.show(job).job.round < 2:
-        for site in world.sites:
-            site.work(job)
+    until_round(world, job, 2)
     set_back(world, tmp_path / "old.tar")
     behind, _, ahead = world.sites
     behind.version[job] = 0
@@ -185,14 +188,6 @@ def test_a_damaged_backup_is_told_by_verify_and_not_restored(module_world, tmp_p
         assert refused.stderr.count("\n") == 1
         assert not (home / "server" / "server.db").exists()
         assert not (home / "server" / "blobs").exists()
-
-
-def test_a_server_on_postgresql_says_how_it_is_backed_up(tmp_path, monkeypatch):
-    monkeypatch.setenv("FEDHE_DATABASE_URL", "postgresql://fedhe:secret@localhost/fedhe")
-    with pytest.raises(StateError, match="keeps its jobs in PostgreSQL") as caught:
-        backup_module.make_backup(tmp_path, tmp_path / "backup.tar", lambda: 0.0)
-    assert "pg_dump" in caught.value.hint
-    assert not (tmp_path / "backup.tar").exists()
 
 
 def test_a_backup_that_was_cut_short_is_told(world, tmp_path):

@@ -153,6 +153,15 @@ def test_a_drained_server_ends_its_rounds_and_begins_none(world):
     assert world.lead.phase(job) == "finished"
 
 
+def test_a_job_that_no_site_has_begun_does_not_hold_a_drain_up(world):
+    job = world.submit(rounds=1)
+    assert drain(world).jobs_busy == 0
+    assert world.sites[0].instruction(job).wait.paused
+    drain(world, on=False)
+    world.run(job)
+    assert world.lead.phase(job) == "finished"
+
+
 def test_ending_a_drain_leaves_alone_what_an_admin_paused(world):
     job = world.submit(rounds=2)
     world.run(job, {"train"})

@@ -216,6 +216,27 @@ async def test_a_lost_site_makes_a_new_attempt_in_which_nobody_trains_again(fede
         assert (fields == agents.record("A", 1, "sum_fields")).all()
 
 
+async def test_the_spool_of_an_attempt_that_was_given_up_takes_no_disk(federate, make_job, phase):
+    async with federate() as (server, agents):
+        job = server.add_job(make_job(rounds=1))
+        spools = agents.folder("A") / "jobs" / "j1" / "spool"
+        kept = []
+
+        async def lose(site, request):
+            if site == "C" and is_about(request, UPDATE) and "C" not in job.state.gone:
+                await server.until((spools / "update-1-1").exists)
+                server.feed(job, SiteGone("C", "disabled", time.time()))
+            if site == "A" and is_about(request, UPDATE) and request.object.attempt == 2:
+                kept.append(sorted(path.name for path in spools.iterdir()))
+
+        server.before["PutChunk"] = lose
+        agents.start()
+        state = await server.until_phase(phase.FINISHED, phase.FAILED)
+        assert state.phase is phase.FINISHED, state.message
+        assert kept
+        assert kept[0] == ["update-1-2"]
+
+
 async def test_a_new_attempt_does_not_disturb_a_site_that_still_trains(federate, make_job, phase, tmp_path):
     async with federate() as (server, agents):
         agents.policy("A", COUNT=str(tmp_path / "count"), SLOW="1.5")
@@ -308,6 +329,7 @@ async def test_an_update_that_is_lost_after_ready_is_reported_and_trained_again(
         state = await server.until_phase(phase.FINISHED, phase.FAILED)
         assert state.phase is phase.FINISHED, state.message
         assert [request.problem for _, request in server.reports] == [federation.PROBLEM_UPDATE_LOST]
+        await server.until(lambda: job.state.versions.get("A") == 1)  # it may catch up
         assert agents.same_model(1)
 
 
