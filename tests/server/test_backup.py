@@ -1,5 +1,6 @@
 """A backup is whole and of one moment, is checked before it is restored, and cannot lead a job a second way unseen."""
 
+import hashlib
 import json
 import shutil
 import signal
@@ -190,6 +191,14 @@ def test_a_damaged_backup_is_told_by_verify_and_not_restored(module_world, tmp_p
         assert not (home / "server" / "blobs").exists()
 
 
+def test_a_server_on_postgresql_says_how_it_is_backed_up(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDHE_DATABASE_URL", "postgresql://fedhe:secret@localhost/fedhe")
+    with pytest.raises(StateError, match="keeps its jobs in PostgreSQL") as caught:
+        backup_module.make_backup(tmp_path, tmp_path / "backup.tar", lambda: 0.0)
+    assert "pg_dump" in caught.value.hint
+    assert not (tmp_path / "backup.tar").exists()
+
+
 def test_a_backup_that_was_cut_short_is_told(world, tmp_path):
     world.run(world.submit(rounds=1), {"train"})
     backup(world, tmp_path / "one.tar")
@@ -264,3 +273,23 @@ def test_a_backup_of_another_project_is_refused(world, tmp_path):
     connection = sqlite3.connect(world.server.folder / "server.db")
     assert connection.execute("pragma integrity_check").fetchone() == ("ok",)
     connection.close()
+
+
+def test_an_audit_line_that_the_log_has_already_is_not_written_again(world, tmp_path):
+    world.submit(start=False)
+    backup(world, tmp_path / "one.tar")
+    with tarfile.open(tmp_path / "one.tar") as archive:
+        manifest = json.loads(archive.extractfile("manifest.json").read())
+        (tmp_path / "copy.db").write_bytes(archive.extractfile("server.db").read())
+    connection = sqlite3.connect(tmp_path / "copy.db")  # as copied between a line's decision and its delivery
+    connection.execute("insert into audit_outbox (sequence, time, kind, fields) values (1, 0, 'job-submitted', '{}')")
+    connection.commit()
+    connection.close()
+    database = (tmp_path / "copy.db").read_bytes()
+    manifest["database_digest"] = hashlib.sha256(database).hexdigest()
+    instead = {"manifest.json": json.dumps(manifest).encode(), "server.db": database}
+    changed = rewritten(tmp_path / "one.tar", tmp_path / "two.tar", instead.get)
+    set_back(world, changed)
+    kinds = [kind for kind, _ in world.audit()]
+    assert kinds.count("job-submitted") == 1
+    assert kinds[-1] == "server-started"
