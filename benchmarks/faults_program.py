@@ -22,7 +22,7 @@ from types import SimpleNamespace
 import grpc.aio
 
 CLOCK_SECONDS = 0.05  # how often the clock's file is looked at
-_REMOVALS = {"os.remove": "remove", "os.mkdir": "mkdir", "os.rmdir": "remove", "shutil.rmtree": "remove"}
+_OTHERS = {"os.remove": "remove", "os.mkdir": "mkdir", "os.rmdir": "remove", "shutil.rmtree": "remove"}
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
@@ -64,8 +64,8 @@ class Orders:
         elif event == "os.rename":
             target = os.fsdecode(arguments[1])  # type: ignore[type-var]
             self.changed("rename", os.fsdecode(path), target, "over" if os.path.lexists(target) else "new")
-        elif event in _REMOVALS:
-            self.changed(_REMOVALS[event], os.fsdecode(path))
+        elif event in _OTHERS and not (event == "os.mkdir" and os.path.lexists(path)):
+            self.changed(_OTHERS[event], os.fsdecode(path))
 
     def fsync(self, descriptor: int) -> None:
         """os.fsync, with a note of what is on the disk now."""

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fedhe.errors import ResourceError
-from fedhe.trust.private_files import FOLDER_MODE, replace_file
+from fedhe.trust.private_files import FOLDER_MODE, fsync_folder, replace_file
 
 
 @contextmanager
@@ -26,13 +26,16 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def make_folder(folder: Path) -> Path:
-    """Makes a folder (and those above it) that only its owner can read; returns it.
+    """Makes a folder (and those above it) that only its owner can read, each on the disk; returns it.
 
     Raises:
         ResourceError: the folder cannot be made.
     """
     with disk_errors(folder):
-        folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        if not folder.is_dir():
+            make_folder(folder.parent)
+            folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
+            fsync_folder(folder.parent)
     return folder
 
 

@@ -61,7 +61,7 @@ class BlobStore:
         self._lock = threading.Lock()
         self._index: dict[str, dict[int, StoredChunk]] = {}
         self._recent: OrderedDict[bytes, bytes] = OrderedDict()  # what was lately written or read, by digest
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_durable_folder(root)
 
     def sweep(self) -> None:
         """Removes what a crash left half written or half removed; called once, before anything is stored."""

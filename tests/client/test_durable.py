@@ -75,3 +75,13 @@ def test_a_chunk_that_a_power_cut_damaged_counts_as_absent(tmp_path, damage):
     file = next((tmp_path / "spool").iterdir())
     file.write_bytes(damage(file.read_bytes()))
     assert spool.get(0) is None
+
+
+def test_a_folder_that_was_made_is_on_the_disk_with_those_above_it(tmp_path, monkeypatch):
+    """Else a power cut could take a job's folder with the READY that was signed in it."""
+    flushed = []
+    monkeypatch.setattr("fedhe.client.durable.fsync_folder", flushed.append)
+    make_folder(tmp_path / "jobs" / "job-1")
+    assert flushed == [tmp_path, tmp_path / "jobs"]
+    make_folder(tmp_path / "jobs" / "job-1")
+    assert len(flushed) == 2, "a folder that is there costs nothing"
