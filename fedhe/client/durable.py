@@ -62,7 +62,7 @@ def remove_leftovers(folder: Path) -> None:
     """
     with disk_errors(folder):
         for path in folder.glob(".*.tmp"):
-            if path.is_dir():
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)

@@ -93,7 +93,7 @@ def apply_again(folder):
 
 
 def lose_chunk(folder):
-    next((folder / "server-home" / "server" / "blobs").glob("*/checkpoint/*/*/0*")).unlink()
+    next((folder / "server-home" / "server" / "blobs").glob("*/checkpoint/*/*/00000000-*")).unlink()
 
 
 def leave_spool(folder):
