@@ -71,7 +71,7 @@ class Orders:
         """os.fsync, with a note of what is on the disk now."""
         self._fsync(descriptor)
         path = str(Path(f"/proc/self/fd/{descriptor}").readlink())
-        if path.startswith(self.within):
+        if f"{path}{os.sep}".startswith(self.within):
             os.write(self.journal, f"sync\t{path}\t{os.fstat(descriptor).st_size}\n".encode())
 
     def now(self) -> float:
