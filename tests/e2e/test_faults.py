@@ -16,6 +16,7 @@ from faults_federation import Laboratory
 from faults_run import Calm, carry_out
 from faults_schedule import SITES, Fault, Schedule, When, draw
 
+pytestmark = pytest.mark.timeout(900)  # so that a run that is stuck is told by the laboratory, with its reason
 ENGINE = "fast"
 SHORT = {
     "all three programs are killed while updates move": (
