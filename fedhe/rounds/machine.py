@@ -41,7 +41,7 @@ from fedhe.rounds.model_versions import (
 )
 from fedhe.rounds.roster import Step, maybe_seal, site_ready, upload_finished, upload_late
 from fedhe.rounds.state import JobState, Phase, ended
-from fedhe.rounds.steering import change, go_on, pause, pause_if_due
+from fedhe.rounds.steering import change, go_on, pause, pause_if_ahead, pause_if_due
 from fedhe.rounds.trouble import problem_before_start, site_back, site_gone, site_problem, then
 
 Handler = Callable[[JobState, Any], Step]
@@ -207,6 +207,8 @@ def step(state: JobState, event: Event) -> tuple[JobState, Effects]:
     if (after.round, after.attempt) != (state.round, state.attempt):
         after, more = pause_if_due(after, event.now)
         effects = (*effects, *more)
+    after, more = pause_if_ahead(after, event.now)
+    effects = (*effects, *more)
     if after.phase is not state.phase and (state.phase, after.phase) not in MOVES:
         raise RuntimeError(f"{type(event).__name__} led from {state.phase} to {after.phase}, which MOVES does not have")
     return after, effects

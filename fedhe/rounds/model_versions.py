@@ -36,7 +36,7 @@ def site_seen(state: JobState, event: SiteSeen) -> Step:
     declined = without_key(state.declined, event.site) if event.willing else state.declined
     seen = replace(state, waiting=waiting, versions=versions, declined=declined)
     if event.site in sites_ahead(seen):
-        return pause_if_ahead(seen, event.site, event.now)
+        return pause_if_ahead(seen, event.now)
     if event.waiting:
         seen, effects = pass_seeding_on(seen, event.site, event.now)
         return seen, effects

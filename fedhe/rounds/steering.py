@@ -63,11 +63,11 @@ def sites_ahead(state: JobState) -> tuple[str, ...]:
     return tuple(site for site in state.active if state.versions.get(site, NO_VERSION) > newest)
 
 
-def pause_if_ahead(state: JobState, site: str, now: float) -> Step:
-    """Pauses a job one of whose sites is ahead of the server: to go on would lead the rounds a second way."""
-    if not state.phase.running or site not in sites_ahead(state):
+def pause_if_ahead(state: JobState, now: float) -> Step:
+    """Pauses a job of which a site is ahead of the server, or came back so: else its rounds would go a second way."""
+    if not state.phase.running or state.paused_at is not None or not (ahead := sites_ahead(state)):
         return state, ()
-    return pause(state, Pause(_ahead(state, (site,)), after_round=False, now=now))
+    return pause(state, Pause(_ahead(state, ahead), after_round=False, now=now))
 
 
 def _ahead(state: JobState, sites: tuple[str, ...]) -> str:

@@ -67,7 +67,10 @@ def _problem_beside_rounds(state: JobState, event: SiteProblem, said: Announce) 
         return state, (said,)  # it had the duty and gave it up, and says so again: its part in the round goes on
     if event.problem is Problem.UPDATE_LOST:  # what was lost is a spooled checkpoint, not the update of a round
         return then((state, (said,)), lambda now: pass_seeding_on(now, event.site, event.now))
-    return _fails(state, event, said)
+    # Without it the round may be complete. The next one counts it among the failed, too, and gives it no checkpoint to
+    # make: what it says names no round, so that it may say it again.
+    result = then(_fails(state, event, said), lambda now: (_failed(now, event), ()))
+    return then(result, lambda now: give_up_duty(now, event.site, event.now))
 
 
 def _problem_in_round(state: JobState, event: SiteProblem, said: Announce) -> Step:
@@ -89,9 +92,12 @@ def _problem_in_apply(state: JobState, event: SiteProblem, said: Announce) -> St
     return then((marked, (said,)), lambda now: maybe_close(now, event.now))
 
 
+def _failed(state: JobState, event: SiteProblem) -> JobState:
+    return replace(state, failed={**state.failed, event.site: event.message})
+
+
 def _fails(state: JobState, event: SiteProblem, said: Announce) -> Step:
-    marked = replace(state, failed={**state.failed, event.site: event.message})
-    return then((marked, (said,)), lambda now: _without(now, event.site, event.message, event.now))
+    return then((_failed(state, event), (said,)), lambda now: _without(now, event.site, event.message, event.now))
 
 
 def site_gone(state: JobState, event: SiteGone) -> Step:
