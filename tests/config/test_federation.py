@@ -45,7 +45,7 @@ def test_a_full_file_is_read():
         ("rounds: '3'\n", ":1: rounds"),
         ("rounds: 1.5\n", ":1: rounds"),
         ("rounds: 1\nmin_sites: 1\n", ":2: min_sites: Input should be greater than or equal to 2"),
-        ("rounds: 1\nmin_sites: 98\n", ":2: min_sites"),
+        ("rounds: 1\nmin_sites: 1001\n", ":2: min_sites"),
         ("rounds: 1\ntrain_deadline: soon\n", ":2: train_deadline: expected a duration such as 90s, 30m, 2h or 1d"),
         ("rounds: 1\ntrain_deadline: 0\n", "from 1s to 366d, got 0"),
         ("rounds: 1\ntrain_deadline: 400d\n", "from 1s to 366d"),

@@ -4,20 +4,22 @@ import asyncio
 
 import pytest
 
-from fedhe.he.params import CkksParamsLiteral
+from fedhe.he.params import DEFAULT_PARAMS
+from fedhe.he.seal_sums import SealSums
 from fedhe.server import aggregator, places
-from fedhe.server.aggregator import Aggregator, Listener, SumTask
+from fedhe.server.aggregator import Aggregator, Listener
 from fedhe.server.blobs import BlobStore
+from fedhe.server.summing import SumTask
 
 SITES = ("A", "B", "C")
 CHUNKS = 3
-TASK = SumTask("job", 1, 1, SITES, CHUNKS, CkksParamsLiteral(), b"k" * 16, b"c" * 32, 0)
+TASK = SumTask("job", 1, 1, SITES, CHUNKS, DEFAULT_PARAMS, b"k" * 16, b"c" * 32, 0)
 
 
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize("told", [(), ("A",), SITES])
 def test_a_released_sum_is_made_of_all_chunks_that_are_stored(tmp_path, monkeypatch, told):
-    monkeypatch.setattr(aggregator, "sum_chunk", lambda order, _read: b"sum of chunk %d" % order.index)
+    monkeypatch.setattr(aggregator, "sum_chunk", lambda _task, index, *_: b"sum of chunk %d" % index)
     blobs, finished = BlobStore(tmp_path), []
 
     async def run():
@@ -27,7 +29,7 @@ def test_a_released_sum_is_made_of_all_chunks_that_are_stored(tmp_path, monkeypa
             finished.append((task, info.chunks))
             done.set()
 
-        summing = Aggregator(blobs, Listener(end, None, None), workers=2)
+        summing = Aggregator(blobs, Listener(end, None, None), SealSums(DEFAULT_PARAMS, 2), workers=2)
         summing.start(TASK)
         for site in SITES:
             for index in range(CHUNKS):

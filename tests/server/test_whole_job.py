@@ -66,14 +66,3 @@ def test_two_jobs_run_side_by_side(shared_world):
     for job in jobs:
         shared_world.run(job)
     assert [shared_world.lead.phase(job) for job in jobs] == ["finished", "finished"]
-
-
-def test_a_site_that_works_on_an_instruction_is_not_sent_its_roster_again(shared_world):
-    job = shared_world.submit(rounds=1)
-    shared_world.run(job, {"upload"})
-    site = shared_world.sites[0]
-    full = site.instruction(job)
-    assert len(full.upload.roster.ready) == 3
-    (again,) = (one for one in site.poll(job, working_on=full.id).instructions if one.job_id == job)
-    assert (again.id, again.WhichOneof("work")) == (full.id, None)
-    shared_world.run(job)
