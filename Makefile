@@ -56,7 +56,7 @@ format: setup ## Let ruff mend what it can
 protos: setup ## Write fedhe/wire/generated from protos/
 	PATH="$(BIN):$$PATH" protos/generate.sh
 
-bench: setup $(PEER)/.installed ## Measure all, beside plain and NVFlare; takes hours, writes docs/benchmarks.md [BENCH='--turns 1']
+bench: setup $(PEER)/.installed ## Measure all, beside plain and NVFlare; takes half an hour, writes docs/benchmarks.md [BENCH='--turns 1']
 	$(BIN)/python benchmarks/bench.py $(BENCH)
 
 bench-quick: setup ## Measure small models in three minutes; writes build/bench
