@@ -20,6 +20,9 @@ from fedhe.provisioning.carry_out import carry_out, write_outcome
 from fedhe.provisioning.reconcile import Wishes, reconcile
 from fedhe.provisioning.state import locked
 from fedhe.provisioning.unpack import unpack_kit
+from fedhe.server import records
+from fedhe.server.database import database_url
+from fedhe.server.store import look_into
 from fedhe.server.summary import read_summary
 
 HERE = Path(__file__).parent
@@ -134,6 +137,26 @@ class Federation:
     def job(self, job_id: str) -> dict[str, Any]:
         """The job as the server's database has it; asking costs the server nothing."""
         return next(job for job in read_summary(self.server_folder)["jobs"] if job["job_id"] == job_id)
+
+    def rounds(self, job_id: str) -> tuple[list[records.RoundRow], list[records.ContributionRow]]:
+        """The job's rounds by the server's record, without the making of the first model, and what sites did in them.
+
+        Raises:
+            BenchmarkError: a site took no part in a round, or the sites ended one with different models.
+        """
+        store = look_into(database_url(self.server_folder))
+        try:
+            with store.read() as connection:
+                rows = [row for row in records.rounds(connection, job_id) if row.round > 0]
+                parts = records.contributions(connection, job_id)
+        finally:
+            store.close()
+        for row in rows:
+            here = [part for part in parts if part.round == row.round]
+            prints = {part.model_fingerprint for part in here}
+            if len(prints) != 1 or b"" in prints or sum(part.sealed for part in here) != self.sites:
+                raise BenchmarkError(f"round {row.round}: expected {self.sites} sites with equal models, got others")
+        return rows, parts
 
     def stop(self) -> None:
         """Ends all processes by their ids: SIGTERM, and SIGKILL for what still runs after `STOP_SECONDS`."""

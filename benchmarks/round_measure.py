@@ -20,8 +20,6 @@ from round_federation import PLAIN, BenchmarkError, Federation
 from round_usage import Sampler, Tree
 
 from fedhe.server import records
-from fedhe.server.database import database_url
-from fedhe.server.store import look_into
 
 UNCOUNTED_ROUNDS = 2
 SECONDS_PER_MILLION = 8.0  # a bound on a round's time for each million values and site, to end what hangs
@@ -73,21 +71,9 @@ def measure(folder: Path, engine: str, parameters: int, sites: int, rounds: int)
 
 
 def _read_rounds(federation: Federation, sampler: Sampler, job_id: str) -> list[Round]:
-    store = look_into(database_url(federation.server_folder))
-    try:
-        with store.read() as connection:
-            rounds = [row for row in records.rounds(connection, job_id) if row.round > 0]
-            parts = records.contributions(connection, job_id)
-    finally:
-        store.close()
-    for row in rounds:
-        prints = {part.model_fingerprint for part in parts if part.round == row.round}
-        sealed = [part for part in parts if part.round == row.round and part.sealed]
-        if len(prints) != 1 or b"" in prints or len(sealed) != federation.sites:
-            raise BenchmarkError(f"round {row.round}: expected {federation.sites} sites with equal models, got others")
-    return [
-        _round(row, [part for part in parts if part.round == row.round], sampler) for row in rounds[1:-1]
-    ]  # the first one warms up, the last one validates
+    rows, parts = federation.rounds(job_id)
+    # the first one warms up, the last one validates
+    return [_round(row, [part for part in parts if part.round == row.round], sampler) for row in rows[1:-1]]
 
 
 def _round(row: records.RoundRow, parts: list[records.ContributionRow], sampler: Sampler) -> Round:

@@ -15,6 +15,7 @@ from fedhe.cli import server_backup
 from fedhe.cli.audit import HeadsOption, LastOption, show_log, verify_log
 from fedhe.cli.output import local_time, print_json, print_table
 from fedhe.cli.run import EXIT_CODES_HELP, run
+from fedhe.cli.server_options import DEFAULT_HOME, HomeOption, JsonOption, server_folder
 from fedhe.errors import ConfigError, StateError, UnavailableError
 from fedhe.he.ciphertext import MAX_FORWARDED_SEEDS
 from fedhe.server.health import check_health
@@ -37,18 +38,6 @@ app = typer.Typer(
 
 audit_app = typer.Typer(no_args_is_help=True, help="The server's audit log: is it whole, and what is in it.")
 app.add_typer(audit_app, name="audit")
-
-HomeOption = Annotated[
-    Path,
-    typer.Option(
-        "--home",
-        metavar="DIR",
-        envvar="FEDHE_HOME",
-        help="Folder of what is installed on this computer; the server's is DIR/server.",
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-DEFAULT_HOME = Path("~/.fedhe")
 
 
 def _print_version(*, wanted: bool) -> None:
@@ -271,11 +260,6 @@ def audit_show(*, home: HomeOption = DEFAULT_HOME, last: LastOption = 20, as_jso
 app.command()(server_backup.backup)
 app.command("restore")(server_backup.restore_backup)
 app.command()(server_backup.verify)
-
-
-def server_folder(home: Path) -> Path:
-    """The server's folder below HOME."""
-    return home.expanduser() / "server"
 
 
 def _facts(holder: Holder | None) -> dict[str, Any]:

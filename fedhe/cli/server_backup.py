@@ -9,20 +9,9 @@ import typer
 
 from fedhe.cli.admin_format import count_of, size
 from fedhe.cli.output import local_time, print_json
+from fedhe.cli.server_options import DEFAULT_HOME, HomeOption, JsonOption, server_folder
 from fedhe.server.backup import make_backup
 from fedhe.server.restore import Checked, check_backup, check_folder, restore
-
-HomeOption = Annotated[
-    Path,
-    typer.Option(
-        "--home",
-        metavar="DIR",
-        envvar="FEDHE_HOME",
-        help="Folder of what is installed on this computer; the server's is DIR/server.",
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-DEFAULT_HOME = Path("~/.fedhe")
 
 
 def backup(
@@ -39,7 +28,7 @@ def backup(
     Example: fedhe-server backup /backups/fedhe-2026-11-25.tar
     """
     os.umask(0o077)
-    made = make_backup(_folder(home), file, time.time)
+    made = make_backup(server_folder(home), file, time.time)
     if as_json:
         facts = {"file": str(file), "created_at": made.created_at, "objects": made.objects, "bytes": made.bytes}
         print_json({**facts, "file_bytes": file.stat().st_size})
@@ -62,7 +51,7 @@ def restore_backup(
     Example: fedhe-server install server.kit && fedhe-server restore /backups/fedhe-2026-11-25.tar
     """
     os.umask(0o077)
-    checked = restore(_folder(home), file, time.time())
+    checked = restore(server_folder(home), file, time.time())
     if as_json:
         print_json(_facts(checked))
         return
@@ -86,11 +75,11 @@ def verify(
 
     Example: fedhe-server verify /backups/fedhe-2026-11-25.tar
     """
-    checked = check_folder(_folder(home)) if file is None else check_backup(file)
+    checked = check_folder(server_folder(home)) if file is None else check_backup(file)
     if as_json:
         print_json(_facts(checked))
         return
-    typer.echo(f"{file or _folder(home)} is whole: {_words(checked)}")
+    typer.echo(f"{file or server_folder(home)} is whole: {_words(checked)}")
 
 
 def _words(checked: Checked) -> str:
@@ -101,7 +90,3 @@ def _words(checked: Checked) -> str:
 def _facts(checked: Checked) -> dict[str, Any]:
     facts = {"objects": checked.objects, "bytes": checked.bytes, "audit_lines": checked.audit_lines}
     return {**facts, "created_at": checked.created_at}
-
-
-def _folder(home: Path) -> Path:
-    return home.expanduser() / "server"

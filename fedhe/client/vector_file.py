@@ -50,6 +50,8 @@ class VectorFiles:
         values = np.ascontiguousarray(vector, dtype="<f4").data
         digest = vector_digest(vector)
         write_durably(path, _header(layout), values)
+        for gone in [one for one in self._checked if not one.exists()]:  # of rounds that are over
+            del self._checked[gone]
         self._checked[path] = _Stamp.of(path.stat()), digest
         return digest
 

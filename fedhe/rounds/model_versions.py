@@ -17,7 +17,7 @@ from fedhe.rounds.state import (
     without_key,
     without_member,
 )
-from fedhe.rounds.steering import pause_if_ahead, sites_ahead
+from fedhe.rounds.steering import sites_ahead
 
 SEED_VERSION: Final = 0
 
@@ -36,7 +36,7 @@ def site_seen(state: JobState, event: SiteSeen) -> Step:
     declined = without_key(state.declined, event.site) if event.willing else state.declined
     seen = replace(state, waiting=waiting, versions=versions, declined=declined)
     if event.site in sites_ahead(seen):
-        return pause_if_ahead(seen, event.now)
+        return seen, ()  # the machine pauses the job
     if event.waiting:
         seen, effects = pass_seeding_on(seen, event.site, event.now)
         return seen, effects

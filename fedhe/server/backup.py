@@ -75,7 +75,7 @@ def make_backup(folder: Path, target: Path, clock: Callable[[], float]) -> Manif
         clock: seconds since 1970 UTC.
 
     Raises:
-        StateError: the file exists, or another fedhe wrote the database.
+        StateError: the file exists, another fedhe wrote the database, or it is PostgreSQL's.
         NotFoundError: the folder has no database.
         ResourceError: a disk fails or is full, or stored chunks are damaged.
     """
@@ -83,11 +83,7 @@ def make_backup(folder: Path, target: Path, clock: Callable[[], float]) -> Manif
         raise StateError(f"{target} exists already; a backup is never overwritten", "choose another name")
     if not target.parent.is_dir():
         raise ConfigError(f"{target.parent}: expected a folder to write the backup into, found none")
-    if database_url(folder).get_backend_name() != "sqlite":
-        raise StateError(
-            f"{folder}: this server keeps its jobs in PostgreSQL, which fedhe-server backup does not copy",
-            "stop the server, then pg_dump the database and copy the folder; put both back together",
-        )
+    require_sqlite(folder)
     if not (folder / DATABASE_FILE).exists():
         raise NotFoundError(f"{folder} has no database to back up", "the server makes one when it starts first")
     with _staging(folder) as staging:
@@ -113,6 +109,19 @@ def make_backup(folder: Path, target: Path, clock: Callable[[], float]) -> Manif
         )
         _write_archive(staging, target, manifest, rows)
     return manifest
+
+
+def require_sqlite(folder: Path) -> None:
+    """Refuses a server whose jobs are in PostgreSQL: backup, restore and verify know nothing of those.
+
+    Raises:
+        StateError: they are.
+    """
+    if database_url(folder).get_backend_name() != "sqlite":
+        raise StateError(
+            f"{folder}: this server keeps its jobs in PostgreSQL, of which backup, restore and verify know nothing",
+            "stop the server, then pg_dump the database and copy the folder; put both back together",
+        )
 
 
 @contextmanager

@@ -134,6 +134,11 @@ class BlobStore:
         with self._lock:
             return dict(self._chunks(key))
 
+    def chunk(self, key: str, index: int) -> StoredChunk | None:
+        """What is stored of one chunk of a blob, if anything."""
+        with self._lock:
+            return self._chunks(key).get(index)
+
     def size(self, key: str) -> int:
         """Bytes stored of a blob."""
         with self._lock:
@@ -166,8 +171,7 @@ class BlobStore:
         Raises:
             NotFoundError: the chunk is not stored.
         """
-        with self._lock:
-            chunk = self._chunks(key).get(index)
+        chunk = self.chunk(key, index)
         if chunk is None:
             raise NotFoundError(f"chunk {index} of {key} is not stored")
         return self._folder(key) / _name(index, chunk.digest), chunk
@@ -280,8 +284,7 @@ class BlobStore:
         return found
 
     def _is_stored(self, key: str, index: int, chunk: StoredChunk) -> bool:
-        with self._lock:
-            stored = self._chunks(key).get(index)
+        stored = self.chunk(key, index)
         if stored is not None and stored != chunk:
             raise _other_content(key, index, stored, chunk)
         return stored is not None

@@ -25,7 +25,7 @@ from fedhe.errors import ConfigError, FedheError, NotFoundError, RemoteProtocolE
 from fedhe.rounds.events import Pause
 from fedhe.rounds.machine import step
 from fedhe.server import records
-from fedhe.server.backup import FORMAT, MANIFEST, Manifest, opened_copy, place_of
+from fedhe.server.backup import FORMAT, MANIFEST, Manifest, opened_copy, place_of, require_sqlite
 from fedhe.server.database import DATABASE_FILE, sqlite_url
 from fedhe.server.jobs import read_state, write_state
 from fedhe.server.lock_file import Holder, LockFile
@@ -80,7 +80,7 @@ def restore(folder: Path, source: Path, now: float) -> Checked:
         now: seconds since 1970 UTC.
 
     Raises:
-        StateError: the folder is not empty, or the backup is of another project.
+        StateError: the folder is not empty, its server uses PostgreSQL, or the backup is of another project.
         NotFoundError: no kit is installed.
         RemoteProtocolError: it is not a whole backup as fedhe makes it.
         ResourceError: the disk is full or fails; nothing was restored.
@@ -88,6 +88,7 @@ def restore(folder: Path, source: Path, now: float) -> Checked:
     installation = load_installation(folder, role_prefix="server", now=now)
     lock = LockFile.acquire(folder / LOCK_FILE, Holder(os.getpid(), "", now, __version__))
     try:
+        require_sqlite(folder)
         _refuse_unless_empty(folder)
         with _restoring(folder) as work:
             manifest, checked = _read(source, work, keep=True)
@@ -120,7 +121,9 @@ def check_folder(folder: Path) -> Checked:
         ResourceError: an object's chunks are missing or damaged; names the first.
         TrustError: the audit log was altered.
         NotFoundError: the folder has no database.
+        StateError: its server uses PostgreSQL.
     """
+    require_sqlite(folder)
     database = folder / DATABASE_FILE
     if not database.exists():
         raise NotFoundError(f"{folder} has no database to check", "the server makes one when it starts first")

@@ -133,8 +133,8 @@ def serve(
     holder = Holder(os.getpid(), "", time.time(), __version__)
     lock = LockFile.acquire(folder / LOCK_FILE, holder)
     try:
-        with _parts(installation, json_logs=json_logs, max_forwarded=max_forwarded) as (unlimited, jobs):
-            parts = replace(unlimited, budget=DiskBudget(disk_budget))
+        budget = DiskBudget(disk_budget)
+        with _parts(installation, budget, json_logs=json_logs, max_forwarded=max_forwarded) as (parts, jobs):
 
             def ready(listening: Address) -> None:
                 lock.describe(replace(holder, address=str(listening)))
@@ -152,7 +152,9 @@ def _default_address(installation: Installation) -> Address:
 
 
 @contextmanager
-def _parts(installation: Installation, *, json_logs: bool, max_forwarded: int) -> Iterator[tuple[Parts, list[Job]]]:
+def _parts(
+    installation: Installation, budget: DiskBudget, *, json_logs: bool, max_forwarded: int
+) -> Iterator[tuple[Parts, list[Job]]]:
     folder = installation.folder
     try:
         book = LogBook(folder / LOGS_FOLDER)
@@ -185,6 +187,7 @@ def _parts(installation: Installation, *, json_logs: bool, max_forwarded: int) -
             book=book,
             log=ServerLog(book, as_json=json_logs),
             max_forwarded=max_forwarded,
+            budget=budget,
             started_at=time.time(),
         )
         yield parts, jobs
@@ -234,7 +237,7 @@ async def _serve(
             parts.log.write("warning", f"{installation.folder} takes no socket, so fedhe-server health will not work")
         await health.set_serving(True)
         _say_started(parts, replace(address, port=port), installation.identity.not_after)
-        gc.freeze()  # what is there now stays: looking through it for garbage took a tenth of the server's time
+        gc.freeze()  # what is there now stays: looking through it for garbage again and again takes time
         ready(replace(address, port=port))
         async with _ticking(parts, runner, sites):
             how = await ended

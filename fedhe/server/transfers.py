@@ -102,7 +102,7 @@ class Transfers:
         """Whether the chunk is new; in one thread from the first check to the disk."""
         place = _place(job, key)
         check_chunk(chunk.index, chunk.data, chunk.digest)
-        known = self._parts.blobs.chunks(place).get(chunk.index)
+        known = self._parts.blobs.chunk(place, chunk.index)
         if known is not None and known.digest == chunk.digest:
             return False
         if isinstance(permit, StateError):
@@ -199,7 +199,7 @@ class Transfers:
         read_chunk(data, expect=expect, params=job.params)
         for other in roster.sites:
             place = places.update(job.job_id, roster.round, roster.attempt, other)
-            stored = self._parts.blobs.chunks(place).get(index) if other != site else None
+            stored = self._parts.blobs.chunk(place, index) if other != site else None
             if stored is not None and stored.size != len(data):
                 raise RemoteProtocolError(
                     f"chunk {index} of {site}: expected {stored.size} bytes, as {other} sent, got {len(data)}"

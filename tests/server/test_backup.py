@@ -11,6 +11,7 @@ import pytest
 
 from fedhe.errors import StateError
 from fedhe.server import backup as backup_module
+from fedhe.server.restore import check_folder
 from fedhe.trust import audit_log
 from fedhe.wire import admin
 
@@ -191,11 +192,26 @@ def test_a_damaged_backup_is_told_by_verify_and_not_restored(module_world, tmp_p
         assert not (home / "server" / "blobs").exists()
 
 
+def test_a_backup_is_not_restored_beside_a_postgresql(world, tmp_path):
+    backup(world, tmp_path / "whole.tar")
+    world.server.end(signal.SIGTERM)
+    (world.server.folder / "database.url").write_text("postgresql://fedhe:secret@localhost/fedhe")
+    (world.server.folder / "database.url").chmod(0o600)
+    done = world.server.command("restore", str(tmp_path / "whole.tar"), check=False)
+    assert done.returncode == 6
+    assert "keeps its jobs in PostgreSQL" in done.stderr
+    (world.server.folder / "database.url").unlink()
+
+
 def test_a_server_on_postgresql_says_how_it_is_backed_up(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDHE_DATABASE_URL", "postgresql://fedhe:secret@localhost/fedhe")
-    with pytest.raises(StateError, match="keeps its jobs in PostgreSQL") as caught:
-        backup_module.make_backup(tmp_path, tmp_path / "backup.tar", lambda: 0.0)
-    assert "pg_dump" in caught.value.hint
+    for command in (
+        lambda: backup_module.make_backup(tmp_path, tmp_path / "backup.tar", lambda: 0.0),
+        lambda: check_folder(tmp_path),
+    ):
+        with pytest.raises(StateError, match="keeps its jobs in PostgreSQL") as caught:
+            command()
+        assert "pg_dump" in caught.value.hint
     assert not (tmp_path / "backup.tar").exists()
 
 

@@ -124,7 +124,7 @@ class FederationServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PutChunk(self, request, context):
-        """Stores one chunk, durably, before it answers. Sending a stored chunk again is fine; another content is refused.
+        """Stores one chunk before it answers, for good once FinishUpload does. Sending a stored chunk again is fine; another content is refused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
