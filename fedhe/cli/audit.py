@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fedhe.cli.output import local_time, print_json, print_listing
-from fedhe.errors import ConfigError
+from fedhe.errors import ConfigError, NotFoundError
 from fedhe.trust import audit_log
 
 MAX_SHOWN_LINES = 100_000
@@ -32,10 +32,12 @@ def verify_log(path: Path, heads: list[str] | None, *, as_json: bool) -> None:
     """Checks the chain of a log and that it extends heads noted before; prints its head.
 
     Raises:
+        NotFoundError: there is no log.
         TrustError: the log was altered, or does not extend a head.
         ConfigError: a head is not of the form LINES:DIGEST.
     """
     noted = [_parse(head) for head in heads or []]
+    _require(path)
     head = audit_log.verify(path, noted)
     if as_json:
         print_json({"lines": head.lines, "digest": head.digest, "torn_bytes": head.torn_bytes, "heads": len(noted)})
@@ -50,8 +52,10 @@ def show_log(path: Path, last: int, *, as_json: bool) -> None:
     """Prints the newest lines of a log.
 
     Raises:
+        NotFoundError: there is no log.
         TrustError: a line is no line of an audit log.
     """
+    _require(path)
     lines = deque(audit_log.read(path), maxlen=last)
     rows = [
         {"line": one["n"] + 1, "time": local_time(one["time"]), "kind": one["kind"], "fields": one["fields"]}
@@ -60,6 +64,12 @@ def show_log(path: Path, last: int, *, as_json: bool) -> None:
     if not as_json:
         rows = [row | {"fields": _one_line(row["fields"])} for row in rows]
     print_listing(f"audit log {path}", rows, ("line", "time", "kind", "fields"), as_json=as_json)
+
+
+def _require(path: Path) -> None:
+    """A log that is not there is not whole: someone may have taken it away."""
+    if not path.exists():
+        raise NotFoundError(f"{path}: no audit log here", "it is made at the first start; name the folder with --home")
 
 
 def _one_line(fields: dict[str, object]) -> str:

@@ -21,7 +21,15 @@ from pathlib import Path
 from typing import IO, Final
 
 from fedhe import __version__
-from fedhe.errors import ConfigError, FedheError, NotFoundError, RemoteProtocolError, ResourceError, StateError
+from fedhe.errors import (
+    ConfigError,
+    FedheError,
+    NotFoundError,
+    RemoteProtocolError,
+    ResourceError,
+    StateError,
+    TrustError,
+)
 from fedhe.rounds.events import Pause
 from fedhe.rounds.machine import step
 from fedhe.server import records
@@ -119,7 +127,7 @@ def check_folder(folder: Path) -> Checked:
 
     Raises:
         ResourceError: an object's chunks are missing or damaged; names the first.
-        TrustError: the audit log was altered.
+        TrustError: the audit log was altered, or is gone.
         NotFoundError: the folder has no database.
         StateError: its server uses PostgreSQL.
     """
@@ -129,6 +137,8 @@ def check_folder(folder: Path) -> Checked:
         raise NotFoundError(f"{folder} has no database to check", "the server makes one when it starts first")
     rows = _known(database)
     read = [row for row in rows if _check_stored(folder, database, row)]
+    if not (folder / AUDIT_FILE).exists():
+        raise TrustError(f"{folder / AUDIT_FILE}: expected the audit log beside the database, found none")
     lines = audit_log.verify(folder / AUDIT_FILE).lines
     return Checked(len(read), sum(row.size for row in read), lines)
 

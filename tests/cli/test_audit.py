@@ -40,6 +40,14 @@ def test_the_head_that_verify_prints_is_taken_by_a_later_verify(log):
     assert told == {"lines": 6, "digest": audit_log.head(path).digest, "torn_bytes": 0, "heads": 1}
 
 
+def test_a_log_that_is_gone_is_not_whole(log):
+    path, run = log
+    path.unlink()
+    for command in ("verify", "show"):
+        with pytest.raises(NotFoundError, match="no audit log here"):
+            run(command)
+
+
 def test_a_changed_line_and_a_cut_log_are_refused(log):
     path, run = log
     head = run("verify").splitlines()[-1].removeprefix("head: ")

@@ -242,6 +242,12 @@ def test_verify_of_a_server_tells_a_lost_and_a_changed_chunk(world, tmp_path):
     assert "expected chunks 0 to" in world.server.command("verify", check=False).stderr
     chunk.write_bytes(data)
     world.server.command("verify")
+    log = world.server.folder / "audit.log"
+    log.rename(tmp_path / "audit.log")
+    refused = world.server.command("verify", check=False)
+    (tmp_path / "audit.log").rename(log)
+    assert refused.returncode == 3
+    assert "expected the audit log beside the database, found none" in refused.stderr
 
 
 def test_an_object_that_is_dropped_while_the_backup_begins_is_no_part_of_it(world, tmp_path, monkeypatch):
