@@ -209,8 +209,8 @@ class JobFolder:
         for path in self.path.glob("update-*.safetensors"):
             path.unlink(missing_ok=True)
 
-    def remove_spools_before(self, name: str) -> None:
-        """Removes what other spools of the kind that `name` begins with keep: attempts that were given up."""
+    def keep_only_spool(self, name: str) -> None:
+        """Removes the other spools of the kind that `name` begins with: of attempts that were given up."""
         kind = name.partition("-")[0]
         for path in (self.path / "spool").glob(f"{kind}-*"):
             if path.name != name:

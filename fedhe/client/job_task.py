@@ -183,7 +183,7 @@ class JobTask:
                 await send_ready(work, instruction.train.round, instruction.train.attempt)
             case "upload":
                 roster = instruction.upload.roster
-                work.folder.remove_spools_before(f"update-{roster.round}-{roster.attempt}")
+                work.folder.keep_only_spool(f"update-{roster.round}-{roster.attempt}")
                 await send_update(work, roster)
             case "apply":
                 await apply_sum(work, instruction.apply.roster, validate=instruction.apply.validate)
